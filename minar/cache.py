@@ -1,0 +1,45 @@
+"""The KV cache: keys and values of slots that are already computed, so that they are not computed again.
+
+Contract: decoding with a cache gives what decoding without one gives. It is handed to the model, never kept inside.
+"""
+
+from torch import Tensor
+
+
+class KVCache:
+    """Room for `max_len` slots in every layer; `n` of them are filled. Lower `n` to forget."""
+
+    def __init__(self, max_len: int):
+        if max_len < 1:
+            raise ValueError(f"a cache needs room for at least one slot, got max_len={max_len}")
+        self.max_len = max_len
+        self.n = 0
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def put(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write T new slots behind the n old ones and return all of them: (B, H, T, hd) -> (B, H, n + T, hd).
+
+        Memory is taken at the first put, in k's dtype and on k's device: under autocast only k itself knows them.
+        Raises ValueError if the slots do not fit, or if the batch is not the one the cache was filled with.
+        """
+        end = self.n + k.shape[2]
+        if end > self.max_len:
+            raise ValueError(f"the cache has room for {self.max_len} slots and {end} are needed: KVCache({end})")
+        if layer not in self.layers:
+            shape = (*k.shape[:2], self.max_len, k.shape[3])
+            self.layers[layer] = k.new_empty(shape), v.new_empty(shape)
+        keys, values = self.layers[layer]
+        if keys.shape[0] != k.shape[0]:
+            raise ValueError(f"the cache holds a batch of {keys.shape[0]}, not {k.shape[0]}: use a new cache")
+        keys[:, :, self.n : end] = k
+        values[:, :, self.n : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, n_new: int) -> None:
+        """Count the slots just put as filled. The transformer calls this once, after its last layer."""
+        self.n += n_new
+
+    @property
+    def bytes(self) -> int:
+        """Memory taken, in bytes: 2 * layers * batch * max_len * width * bytes per number."""
+        return sum(x.numel() * x.element_size() for pair in self.layers.values() for x in pair)

@@ -1,0 +1,54 @@
+"""The head: from a hidden state to the loss of a token, or to a token."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minar.checks import check_number
+from minar.sampling import guide, race, top_k, top_p
+
+
+class CategoricalHead(nn.Linear):
+    """A softmax over V codes. It starts at zero, so that the first loss is exactly ln V."""
+
+    def __init__(self, width: int, vocab: int):
+        super().__init__(width, vocab, bias=False)
+        self.width, self.vocab = width, vocab
+        nn.init.zeros_(self.weight)
+
+    def loss(self, h: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy in nats of each token, in float32. h: (B, N, D); target: (B, N) long. Returns (B, N)."""
+        logits = self(h).float()
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+
+    def logits(self, h: Tensor, h_null: Tensor | None = None, cfg: float = 1.0) -> Tensor:
+        """Guided logits in float32. h, h_null: (B, T, D), with and without the condition. Returns (B, T, V)."""
+        return guide(self(h).float(), None if h_null is None else self(h_null).float(), cfg)
+
+    def sample(
+        self,
+        h: Tensor,
+        h_null: Tensor | None = None,
+        cfg: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """One token per slot, (B, T): guidance, then temperature, top-k, top-p, then a draw.
+
+        temperature 0 takes the first of the largest logits. top_k 0 and top_p 1 are off.
+        """
+        check_number("temperature", temperature, 0)
+        logits = self.logits(h, h_null, cfg)
+        if temperature == 0:
+            return logits.argmax(-1)
+        return race(_filter(logits / temperature, top_k, top_p).softmax(-1), generator)
+
+    def empty(self, batch: int, n: int) -> Tensor:
+        """(batch, n) tokens to be filled in, on the head's device."""
+        return torch.zeros(batch, n, dtype=torch.long, device=self.weight.device)
+
+
+def _filter(logits: Tensor, k: int, p: float) -> Tensor:
+    return top_p(top_k(logits, k), p)

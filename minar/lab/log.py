@@ -1,0 +1,49 @@
+"""The log of a training run: lines for people (the progress bar) and for programs (log.jsonl)."""
+
+import json
+import time
+from pathlib import Path
+
+from torch import Tensor
+
+from minar.lab import metrics
+
+
+class Log:
+    """Means over the steps since the last line. The loss stays on its device until a line is due."""
+
+    def __init__(self, path: Path | None, step: int):
+        """path: a file to append to; lines after `step`, written by a run that was killed, are taken back."""
+        self.path, self.lines = path, []
+        if path and path.exists():
+            kept = [json.loads(text) for text in path.read_text().splitlines() if text.endswith("}")]
+            self.lines = [line for line in kept if line["step"] <= step]
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        self._restart()
+
+    def _restart(self) -> None:
+        self.total, self.steps, self.images, self.since = 0.0, 0, 0, time.perf_counter()
+
+    def count(self, loss: Tensor, images: int) -> None:
+        self.total, self.steps, self.images = self.total + loss.detach(), self.steps + 1, self.images + images
+
+    def line(self, run) -> dict[str, str]:
+        """Write one line; returns what the progress bar shows."""
+        loss = float(self.total) / self.steps
+        if loss != loss or loss in (float("inf"), -float("inf")):
+            raise FloatingPointError(f"the loss is {loss} at step {run.step}: lower lr, or look at the data")
+        speed = self.images / (time.perf_counter() - self.since)
+        line = {"step": run.step, "loss": loss, "lr": run.lr, "images_per_s": speed}
+        shown = {"loss": f"{loss:.3f}", "lr": f"{run.lr:.1e}", "images/s": f"{speed:.0f}"}
+        hits = getattr(getattr(run.model, "quantizer", None), "hits", None)
+        if hits is not None:
+            line |= {"usage": metrics.usage(hits), "perplexity": metrics.perplexity(hits)}
+            shown["usage"] = f"{line['usage']:.0%}"
+        self.lines.append(line)
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        self._restart()
+        return shown
