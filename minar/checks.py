@@ -21,8 +21,10 @@ def check_ids(name: str, ids: Tensor, n: int, dims: int, wait: bool = False) -> 
         raise TypeError(f"{name} must be a tensor of torch.long, got {kind}: convert with .long()")
     if ids.dim() != dims:
         raise ValueError(f"{name} must have {dims} dimension(s), got shape {tuple(ids.shape)}")
-    if can_look(ids, wait) and not 0 <= (low := int(ids.min())) <= (high := int(ids.max())) < n:
-        raise ValueError(f"{name} must lie in 0..{n - 1}, got values from {low} to {high}")
+    if can_look(ids, wait):
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= n:
+            raise ValueError(f"{name} must lie in 0..{n - 1}, got values from {low} to {high}")
 
 
 def check_images(images: Tensor, channels: int, factor: int, wait: bool = False) -> None:

@@ -48,7 +48,7 @@ def check_causal(logits: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, lab
     """Row i of logits(tokens, label), (B, t) -> (B, t + 1, V), predicts token i from tokens 0 .. i-1 and the label.
 
     So changing token i leaves rows 0 .. i as they are (1e-5) and moves every later row (1e-4), and the label moves
-    row 0. The usual bug is a shift by one: then row i sees its own answer, and training looks wonderful.
+    all rows. The usual bug is a shift by one: then row i sees its own answer, and training looks wonderful.
     """
     before = logits(tokens, label)
     assert before.shape[:2] == (len(tokens), tokens.shape[1] + 1), (
@@ -61,7 +61,34 @@ def check_causal(logits: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, lab
         assert moved[: i + 1].max() <= 1e-5, f"token {i} moves row {int(moved[: i + 1].argmax())}: it peeks ahead"
         assert moved[i + 1 :].min() > 1e-4, f"token {i} does not reach row {i + 1 + int(moved[i + 1 :].argmin())}"
     other = logits(tokens, label.roll(1)) if len(label.unique()) > 1 else logits(tokens, (label + 1) % 2)
-    assert (other - before)[:, 0].abs().max() > 1e-4, "the label does not reach the first row"
+    moved = (other - before).abs().amax((0, 2))
+    assert moved.min() > 1e-4, f"the label does not reach row {int(moved.argmin())}"
+
+
+@torch.no_grad()
+def check_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Callable, tokens: Tensor, label: Tensor) -> None:
+    """loss(tokens, label), (B, N) and (B,) -> (), is the mean cross-entropy in nats of logits(tokens[:, :-1], label).
+
+    check_causal looks at logits only: a loss that is fed its own answers is found here.
+    """
+    log_p = logits(tokens[:, :-1], label).float().log_softmax(-1)
+    expected = -log_p.gather(-1, tokens[..., None]).mean()
+    given = loss(tokens, label)
+    assert given.shape == (), f"the loss must be one number, got shape {tuple(given.shape)}"
+    assert abs(given - expected) < 1e-4, f"the loss is {given:.4f}, its logits give {expected:.4f}: is it shifted?"
+
+
+@torch.no_grad()
+def check_order(logits: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, label: Tensor) -> None:
+    """Two tokens that change places change the last row. Judge a model of one layer: with two the causal mask tells.
+
+    A model without positions learns, but slowly, and nothing says so.
+    """
+    swapped = tokens.clone()
+    swapped[:, [0, 1]] = tokens[:, [1, 0]]
+    assert not torch.equal(swapped, tokens), "the first two tokens are the same: swapping them proves nothing"
+    moved = (logits(swapped, label) - logits(tokens, label))[:, -1].abs().max()
+    assert moved > 1e-4, "the order of the tokens does not matter: the model does not know where they stand"
 
 
 def check_sampler(draw: Callable[[int], Tensor], p: Tensor, z: float = 5.0) -> None:
@@ -100,31 +127,41 @@ def check_kv(make: Callable[[int], object]) -> None:
     keys, _ = cache.put(0, k[:, :, 5:], v[:, :, 5:])
     assert torch.equal(keys, k[:, :, [0, 5]]), "after n = 1, put must write behind the first slot"
     cache.n = 3
+    _refuses(cache, k[:, :, :2], v[:, :, :2], "a cache of 4 slots that holds 3 took 2 more")
+    _refuses(cache, k[:1, :, :1], v[:1, :, :1], "a cache of a batch of 2 took a batch of 1")
+
+
+def _refuses(cache, k: Tensor, v: Tensor, otherwise: str) -> None:
     try:
-        cache.put(0, k[:, :, :2], v[:, :, :2])
+        cache.put(0, k, v)
     except (ValueError, AssertionError, IndexError):
         return
-    raise AssertionError("a cache of 4 slots that holds 3 took 2 more")
+    raise AssertionError(otherwise)
 
 
 def check_quantizer(quantizer: nn.Module, z: Tensor) -> None:
     """forward, encode and decode agree, gradients pass straight through, and each loss term pulls where it should.
 
     z: (B, C, h, w). For a quantizer with a codebook: the commitment term pulls encodings (beta * 2 (z - e) / numel),
-    the codebook term pulls codes (2 (e - z) / numel, no beta), measured in `quantizer.space`.
+    the codebook term pulls codes (2 (e - z) / numel, no beta), measured in `quantizer.space`. `hits`, where there are
+    any, count what forward used in training, and nothing else.
     """
     quantizer.train()
     z = z.detach().clone().requires_grad_()
+    hits = quantizer.hits.clone() if hasattr(quantizer, "hits") else None
     out = quantizer(z)
     tokens = quantizer.encode(z)
     assert tokens.unique().numel() > 1, "one code does everything: the comparison would prove nothing"
     assert torch.equal(tokens, out.tokens), "encode and forward choose different codes"
     decoded = quantizer.decode(tokens, tuple(z.shape[2:]))
+    if hits is not None:
+        used = torch.bincount(tokens.flatten(), minlength=len(hits))
+        assert torch.equal(quantizer.hits - hits, used), "hits do not count the codes that forward used"
     gap = float((decoded - out.z).detach().abs().max())
     assert gap <= 1e-5, f"decode(encode(z)) is not what the decoder saw in training: they differ by {gap:.2g}"
 
     weight = torch.randn(out.z.shape, generator=torch.Generator().manual_seed(4711))
-    (through,) = torch.autograd.grad((out.z * weight).sum(), z, retain_graph=True)
+    through = _gradient((out.z * weight).sum(), z)
     assert through.abs().mean() > 1e-3, "no gradient reaches the encoder"
     if hasattr(quantizer, "codebook"):
         _check_codebook(quantizer, z, tokens, out, weight, through)
@@ -137,15 +174,22 @@ def _check_codebook(quantizer, z: Tensor, tokens: Tensor, out, weight: Tensor, t
     chosen = distance.gather(-1, tokens[..., None])[..., 0]
     assert (chosen - distance.amin(-1)).max() <= 1e-4, "the code chosen is not the nearest"
 
-    (expected,) = torch.autograd.grad((rows * weight.flatten(2).transpose(1, 2)).sum(), z, retain_graph=True)
+    expected = _gradient((rows * weight.flatten(2).transpose(1, 2)).sum(), z)
     _close(through, expected, "the straight-through gradient of z")
-    gap = rows - codes[tokens].detach()
-    (commit,) = torch.autograd.grad(quantizer.beta * gap.square().mean(), z, retain_graph=True)
-    pull_z, pull_codes = torch.autograd.grad(out.loss, [z, quantizer.codebook], retain_graph=True)
-    _close(pull_z, commit, f"the commitment gradient (beta {quantizer.beta}) of z")
-    gap = codes[tokens] - rows.detach()
-    (codebook,) = torch.autograd.grad(gap.square().mean(), quantizer.codebook)
-    _close(pull_codes, codebook, "the codebook gradient (no beta) of the codes")
+    commit = quantizer.beta * (rows - codes[tokens].detach()).square().mean()
+    what = f"the commitment gradient (beta {quantizer.beta}) of z"
+    _close(_gradient(out.loss, z), _gradient(commit, z), what)
+    codebook = (codes[tokens] - rows.detach()).square().mean()
+    what = "the codebook gradient (no beta) of the codes"
+    _close(_gradient(out.loss, quantizer.codebook), _gradient(codebook, quantizer.codebook), what)
+
+
+def _gradient(y: Tensor, x: Tensor) -> Tensor:
+    """dy/dx, zero where y does not depend on x at all."""
+    if not y.requires_grad:
+        return torch.zeros_like(x)
+    (g,) = torch.autograd.grad(y, x, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(x) if g is None else g
 
 
 def _close(a: Tensor, b: Tensor, what: str) -> None:
@@ -184,16 +228,25 @@ def check_head(head: nn.Module, width: int, vocab: int, fresh: bool = True) -> N
 
 
 def _check_draws(head: nn.Module, h: Tensor, cond: Tensor) -> None:
-    best = cond.argmax(-1)
-    assert torch.equal(head.sample(h, temperature=0), best), "temperature 0 must take the largest logit"
-    assert torch.equal(head.sample(h, top_k=1), best), "top_k 1 must take the largest logit"
-    assert torch.equal(head.sample(h, top_p=1e-6), best), "a tiny top_p must still keep the likeliest token"
+    many = torch.randn(64, *h.shape[1:], generator=torch.Generator().manual_seed(2))  # one could be right by luck
+    best = head.logits(many).argmax(-1)
+    assert torch.equal(head.sample(many, temperature=0), best), "temperature 0 must take the largest logit"
+    assert torch.equal(head.sample(many, top_k=1), best), "top_k 1 must take the largest logit"
+    assert torch.equal(head.sample(many, top_p=1e-6), best), "a tiny top_p must still keep the likeliest token"
 
-    def draw(n: int) -> Tensor:
+    def draw(n: int, **knobs) -> Tensor:
         generator = torch.Generator().manual_seed(1)
-        return head.sample(h.expand(n, 1, -1), temperature=0.7, generator=generator)[:, 0]
+        return head.sample(h.expand(n, 1, -1), generator=generator, **knobs)[:, 0]
 
-    check_sampler(draw, torch.softmax(cond[0, 0] / 0.7, -1))
+    assert torch.equal(draw(64), draw(64)), "the generator is not used: one seed must give the same draws twice"
+    p = torch.softmax(cond[0, 0] / 0.7, -1)
+    check_sampler(lambda n: draw(n, temperature=0.7), p)
+    third = p.sort(descending=True).values[2]
+    three = torch.where(p >= third, p, 0)
+    check_sampler(lambda n: draw(n, temperature=0.7, top_k=3), three / three.sum())
+    # A nucleus of exactly three codes at this temperature, whatever it would be at another.
+    nucleus = float(three.sum() - third / 2)
+    check_sampler(lambda n: draw(n, temperature=0.7, top_p=nucleus), three / three.sum())
 
 
 @torch.no_grad()
@@ -216,6 +269,22 @@ def check_generate(generate: Callable, label: Tensor) -> None:
         foreign = (tokens[:, : n // 2] + 1) % (int(tokens.max()) + 1)
         kept = generate(label, cfg=cfg, temperature=0, prompt=foreign)[:, : n // 2]
         assert torch.equal(kept, foreign), "a prompt must come back unchanged"
+
+
+@torch.no_grad()
+def check_guided(generate: Callable, label: Tensor) -> None:
+    """generate(label, cfg, temperature) -> (B, N): cfg 1 obeys the label, cfg 0 forgets it, and rows do not mix.
+
+    check_generate compares decoding with itself: halves that change places at every step are found here.
+    """
+    other = label.roll(1) if len(label.unique()) > 1 else (label + 1) % 2
+    for cfg, alike in ((1.0, False), (0.0, True)):
+        same = torch.equal(generate(label, cfg=cfg, temperature=0), generate(other, cfg=cfg, temperature=0))
+        assert same == alike, f"at cfg {cfg:.0f} another label {'changes the' if alike else 'gives the same'} image"
+    for cfg in (1.0, 2.0):
+        together = generate(label, cfg=cfg, temperature=0)
+        alone = torch.cat([generate(one[None], cfg=cfg, temperature=0) for one in label])
+        assert torch.equal(together, alone), f"an image depends on the others of its batch (cfg {cfg})"
 
 
 @torch.no_grad()

@@ -101,6 +101,10 @@ class VQVAE(nn.Module):
             raise ValueError(
                 f"encoder gives {encoder.z_channels} channels, quantizer reads {quantizer.channels}: make equal"
             )
+        if getattr(decoder, "z_channels", quantizer.channels) != quantizer.channels:
+            raise ValueError(
+                f"quantizer gives {quantizer.channels} channels, decoder reads {decoder.z_channels}: make equal"
+            )
         self.encoder, self.decoder, self.quantizer = encoder, decoder, quantizer
 
     def check(self, images: Tensor, wait: bool = False) -> None:
@@ -120,6 +124,7 @@ class VQVAE(nn.Module):
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """decode(encode(images))."""
+        self.check(images)
         grid = images.shape[2] // self.encoder.factor, images.shape[3] // self.encoder.factor
         return self.decode(self.encode(images), grid)
 

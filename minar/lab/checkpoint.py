@@ -7,6 +7,7 @@ every model class keeps each constructor argument in an attribute of the same na
 import inspect
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def build(value, path: str | Path = "checkpoint"):
 def fill(model: nn.Module, tensors: dict[str, Tensor], path: str | Path = "checkpoint") -> None:
     """Copy tensors into the model, naming the first key that is missing, unknown, or of another shape."""
     own = model.state_dict()
-    for key in own.keys() | tensors.keys():
+    for key in sorted(own.keys() | tensors.keys()):
         if key not in tensors:
             raise CheckpointError(f"{path}: misses {key!r}, which {type(model).__name__} needs: is it another model?")
         if key not in own:
@@ -106,7 +107,8 @@ def write(path: str | Path, tensors: dict[str, Tensor], header: dict) -> Path:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none below something that is not a folder
+            temporary.unlink()
         needed = f"{len(data) / 1e6:.1f} MB are needed there; an older file is untouched"
         raise OSError(error.errno, f"cannot save to {path} ({error.strerror}): {needed}") from error
     return path

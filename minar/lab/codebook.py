@@ -17,7 +17,7 @@ class Gardener:
     @torch.no_grad()
     def tend(self, run, part: tuple[Tensor, ...]) -> None:
         """Called before each step. Restarts end at four fifths of the run: the last codes need time to settle."""
-        if self.quantizer is None or run.step % EVERY:
+        if not hasattr(self.quantizer, "hits") or run.step % EVERY:
             return
         if dist.is_initialized():
             dist.all_reduce(self.quantizer.hits)

@@ -52,9 +52,9 @@ def judge(device: str = "cpu") -> Judge:
 
 @torch.no_grad()
 def features(images: Tensor, batch: int = 500) -> Tensor:
-    """Features of (B, 1, H, W) pictures in [-1, 1], H = W = 28 or padded to 32. Returns (B, 64) on the CPU."""
+    """Features of (B, 1, 32, 32) pictures in [-1, 1], read at the central 28x28. Returns (B, 64) on the CPU."""
     if images.dim() != 4 or images.shape[1] != 1:
-        raise ValueError(f"the Fashion judge reads (B, 1, 28 or 32, 28 or 32), got {tuple(images.shape)}")
+        raise ValueError(f"the Fashion judge reads (B, 1, 32, 32), got {tuple(images.shape)}")
     model = judge(str(images.device))
     return torch.cat([model.features(data.crop28(part).float()).cpu() for part in images.split(batch)])
 
@@ -70,9 +70,9 @@ def accuracy(images: Tensor, labels: Tensor, batch: int = 500) -> float:
 def fashion_distance(images: Tensor, full: bool = False) -> Distance:
     """How far pictures are from Fashion-MNIST's training pictures, beside what as many real test pictures score.
 
-    images: (n, 1, 28 or 32, 28 or 32), n at most the number of test pictures (1,000; 10,000 with full=True).
+    images: (n, 1, 32, 32), n at most the number of test pictures (1,000; 10,000 with full=True).
     """
-    real, floor = _reference(full)
+    real, floor = _reference(full, str(images.device))
     n = len(images)
     if n > len(floor):
         raise ValueError(f"at most {len(floor)} pictures can be judged beside an equal floor, got {n}")
@@ -80,8 +80,7 @@ def fashion_distance(images: Tensor, full: bool = False) -> Distance:
 
 
 @lru_cache
-def _reference(full: bool) -> tuple[Tensor, Tensor]:
-    shuffled = torch.Generator().manual_seed(0)
-    test = data.fashion("test", full=full).images
-    order = torch.randperm(len(test), generator=shuffled)
-    return features(data.fashion("train", full=full).images), features(test[order])
+def _reference(full: bool, device: str) -> tuple[Tensor, Tensor]:
+    train, test = (data.fashion(split, full=full).images.to(device) for split in ("train", "test"))
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    return features(train), features(test[order.to(device)])

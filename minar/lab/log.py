@@ -1,6 +1,7 @@
 """The log of a training run: lines for people (the progress bar) and for programs (log.jsonl)."""
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -19,9 +20,18 @@ class Log:
             kept = [json.loads(text) for text in path.read_text().splitlines() if text.endswith("}")]
             self.lines = [line for line in kept if line["step"] <= step]
         if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            self._rewrite()
         self._restart()
+
+    def _rewrite(self) -> None:
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            temporary.replace(self.path)
+        except OSError as error:
+            message = f"cannot write to {self.path.parent} ({error.strerror}): give another folder"
+            raise OSError(error.errno, message) from error
 
     def _restart(self) -> None:
         self.total, self.steps, self.images, self.since = 0.0, 0, 0, time.perf_counter()
@@ -29,11 +39,16 @@ class Log:
     def count(self, loss: Tensor, images: int) -> None:
         self.total, self.steps, self.images = self.total + loss.detach(), self.steps + 1, self.images + images
 
+    def mean(self, step: int) -> float:
+        """Mean loss since the last line. Raises FloatingPointError where it is not a number any more."""
+        loss = float(self.total) / max(1, self.steps)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {step}: lower lr, or look at the data")
+        return loss
+
     def line(self, run) -> dict[str, str]:
         """Write one line; returns what the progress bar shows."""
-        loss = float(self.total) / self.steps
-        if loss != loss or loss in (float("inf"), -float("inf")):
-            raise FloatingPointError(f"the loss is {loss} at step {run.step}: lower lr, or look at the data")
+        loss = self.mean(run.step)
         speed = self.images / (time.perf_counter() - self.since)
         line = {"step": run.step, "loss": loss, "lr": run.lr, "images_per_s": speed}
         shown = {"loss": f"{loss:.3f}", "lr": f"{run.lr:.1e}", "images/s": f"{speed:.0f}"}

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -82,6 +83,17 @@ class Picture(Figure):
 def picture(width: int, height: int, layout: str | None = "constrained") -> Picture:
     """An empty figure of that many pixels. Wrap what draws on it in `matplotlib.rc_context(STYLE)`."""
     return Picture(figsize=(width / DPI, height / DPI), dpi=DPI, layout=layout)
+
+
+@matplotlib.rc_context(STYLE)
+def blank(
+    width: int = 640, height: int = 360, title: str = "", xlabel: str = "", ylabel: str = ""
+) -> tuple[Picture, Axes]:
+    """A figure of that many pixels and its axes, in the style of the others, for a plot that no function here draws."""
+    fig = picture(width, height)
+    ax = fig.add_subplot()
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return fig, ax
 
 
 def image_grid(

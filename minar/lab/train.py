@@ -4,6 +4,7 @@
 codes) is drawn from a stream seeded by that step, so that a run that was killed goes on as if it had not been.
 """
 
+import inspect
 import math
 import os
 import time
@@ -73,6 +74,7 @@ def fit(
             if run.step % log_every == 0 or run.step == steps:
                 bar.set_postfix(log.line(run))
             if out and rank == 0 and (run.step == steps or time.monotonic() - saved >= save_every):
+                log.mean(run.step)  # raises: a state that is no number would fail again at each resume
                 resume.save(run, out / resume.STATE)
                 saved = time.monotonic()
 
@@ -134,13 +136,20 @@ class Run:
 def check_data(model: nn.Module, data: tuple[Tensor, ...], batch: int) -> list[list[int]]:
     """Look once at the whole data set, so that no step has to. Returns its shapes."""
     if isinstance(data, Tensor) or not data:
-        raise TypeError("data must be a tuple of tensors, (images,) or (tokens, labels)")
+        given = f"a {type(data).__name__}" if isinstance(data, Tensor) else "an empty tuple"
+        raise TypeError(f"data must be a tuple of tensors, (images,) or (tokens, labels), got {given}")
     if len({len(x) for x in data}) > 1 or len(data[0]) == 0:
         raise ValueError(f"data must have equal, non-zero first dimensions, got {[len(x) for x in data]}")
     world = int(os.environ.get("WORLD_SIZE", 1))
     if batch < 1 or batch % world:
         raise ValueError(f"batch must be a multiple of the {world} process(es), got {batch}")
     if hasattr(model, "check"):
+        signature = inspect.signature(model.check)
+        try:
+            signature.bind(*data, wait=True)
+        except TypeError:
+            names = ", ".join(name for name in signature.parameters if name != "wait")
+            raise TypeError(f"{type(model).__name__} trains on ({names}), got {len(data)} tensor(s)") from None
         model.check(*data, wait=True)
     return [list(x.shape) for x in data]
 

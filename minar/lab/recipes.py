@@ -1,0 +1,107 @@
+"""Recipes: for each data set a tokenizer and a GPT that fit it, and how long to train them.
+
+They are starting points that work, not the best there is: each number can be changed on the command line or by hand.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minar.gpt import GPT
+from minar.lab import checkpoint, data
+from minar.lab.profile import device as choose_device
+from minar.lab.train import fit
+from minar.quantizers import VectorQuantizer
+from minar.transformer import Transformer
+from minar.vqvae import VQVAE, Decoder, Encoder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of both models and lengths of both trainings."""
+
+    width: int  # of the tokenizer
+    mults: tuple[int, ...]  # one stage each; every stage but the last halves the picture
+    vocab: int
+    trunk: tuple[int, int, int]  # width, layers, heads
+    steps: tuple[int, int]  # tokenizer, GPT
+    batch: int = 128
+    mirror: bool = False  # are mirrored pictures pictures of the same thing?
+
+    def tokenizer(self, channels: int) -> VQVAE:
+        encoder = Encoder(channels, 8, self.width, self.mults)
+        decoder = Decoder(channels, 8, self.width, self.mults)
+        return VQVAE(encoder, decoder, VectorQuantizer(self.vocab, 8))
+
+    def gpt(self, n_classes: int, grid: tuple[int, int]) -> GPT:
+        return GPT(Transformer(*self.trunk), self.vocab, n_classes, grid)
+
+
+RECIPES = {
+    "digits": Recipe(32, (1, 2), 128, (96, 4, 3), (400, 800), batch=64),
+    "fashion": Recipe(24, (1, 2, 2), 1024, (128, 4, 4), (1200, 2500), batch=64, mirror=True),
+    "fashion-full": Recipe(40, (1, 2, 2), 1024, (192, 5, 6), (10000, 8000), batch=256, mirror=True),
+    "emoji": Recipe(32, (1, 2), 512, (128, 4, 4), (4000, 5000)),
+    "folder": Recipe(32, (1, 2, 2), 1024, (192, 5, 6), (3000, 6000), mirror=True),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a data set; "folder:PATH" has one for all folders."""
+    kind = name.split(":")[0]
+    if kind not in RECIPES:
+        raise ValueError(f"unknown data set {name!r}; choose one of: {', '.join(RECIPES)} (folder:PATH)")
+    return RECIPES[kind]
+
+
+def train(name: str, out: str | Path, share: float = 1.0, device: str = "auto", seed: int = 0) -> None:
+    """Train both models on the data set `name`: `out`/tokenizer, `out`/gpt, and the names of the classes.
+
+    share: part of the recipe's steps (0.1 for a first look). Called again, it goes on where it was.
+    """
+    if share <= 0:
+        raise ValueError(f"share must be above 0, got {share}")
+    r, out = recipe(name), Path(out)
+    images, labels, names = data.load(name)[:3]
+    steps = [max(1, round(share * n)) for n in r.steps]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "names.json").write_text(json.dumps(names))
+
+    torch.manual_seed(seed)
+    tokenizer = r.tokenizer(images.shape[1])
+    print(f"{len(images):,} pictures; tokenizer, {count(tokenizer)} parameters, {steps[0]:,} steps of {r.batch}")
+    fit(tokenizer, (images,), steps[0], r.batch, seed=seed, device=device, out=out / "tokenizer")
+
+    tokens = tokenise(tokenizer, images, device)
+    if r.mirror:
+        tokens, labels = torch.cat([tokens, tokenise(tokenizer, images.flip(3), device)]), labels.repeat(2)
+    grid = tuple(side // tokenizer.encoder.factor for side in images.shape[2:])
+    gpt = r.gpt(len(names), grid)
+    print(f"{tokens.shape[1]} tokens a picture; GPT, {count(gpt)} parameters, {steps[1]:,} steps of {r.batch}")
+    fit(gpt, (tokens, labels), steps[1], r.batch, seed=seed, device=device, out=out / "gpt")
+    print(f"done: minar sample --models {out}")
+
+
+@torch.no_grad()
+def tokenise(tokenizer: VQVAE, images: Tensor, device: str = "auto", batch: int = 256) -> Tensor:
+    """Every picture's tokens, (n, N) on the CPU."""
+    where = choose_device(device)
+    tokenizer.to(where)
+    return torch.cat([tokenizer.encode(part.to(where)).cpu() for part in images.split(batch)])
+
+
+def models(folder: str | Path) -> tuple[VQVAE, GPT, tuple[str, ...]]:
+    """What `train` left in a folder: tokenizer, GPT, and the names of the classes."""
+    folder = Path(folder)
+    if not (folder / "names.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no trained models: minar train DATA --out {folder}")
+    names = tuple(json.loads((folder / "names.json").read_text()))
+    parts = (checkpoint.load(folder / part / "model.safetensors") for part in ("tokenizer", "gpt"))
+    return (*parts, names)
+
+
+def count(model: torch.nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M"

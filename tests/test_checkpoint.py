@@ -1,0 +1,224 @@
+"""Checkpoints: what is saved comes back, whole or not at all, and no pickle is ever opened."""
+
+import ast
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import minar
+from minar import (
+    FSQ,
+    GPT,
+    VQVAE,
+    CategoricalHead,
+    ClassLabel,
+    CosineQuantizer,
+    Decoder,
+    Encoder,
+    Transformer,
+    VectorQuantizer,
+)
+from minar.lab import checkpoint
+from minar.lab.judge import Judge
+from minar.laws import wake
+
+PACKAGE = Path(minar.__file__).parent
+TOKENS, LABEL = torch.randint(24, (2, 6), generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3])
+
+
+def noise(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+
+
+def encoder():
+    return Encoder(3, 4, 8, (1, 2), 1)
+
+
+def decoder():
+    return Decoder(3, 4, 8, (1, 2), 1)
+
+
+# Each class with arguments that are not the defaults, and something to compute with it.
+MODELS = {
+    "Transformer": (lambda: Transformer(16, 2, 2, hidden=24), lambda m: m(noise(2, 5, 16), "causal")),
+    "GPT": (lambda: GPT(Transformer(16, 1, 2, 24), 24, 5, (2, 3)), lambda m: m.logits(TOKENS[:, :5], LABEL)),
+    "CategoricalHead": (lambda: CategoricalHead(16, 12), lambda m: m.logits(noise(2, 3, 16))),
+    "ClassLabel": (lambda: ClassLabel(5, 16), lambda m: m(LABEL)),
+    "VectorQuantizer": (lambda: VectorQuantizer(24, 4, beta=0.5), lambda m: m(noise(2, 4, 3, 3)).loss),
+    "CosineQuantizer": (lambda: CosineQuantizer(24, 4, beta=0.5), lambda m: m.decode(TOKENS, (2, 3))),
+    "FSQ": (lambda: FSQ((3, 4, 2)), lambda m: m(noise(2, 3, 2, 2)).z),
+    "Encoder": (encoder, lambda m: m(noise(2, 3, 8, 8))),
+    "Decoder": (decoder, lambda m: m(noise(2, 4, 4, 4))),
+    "VQVAE": (lambda: VQVAE(encoder(), decoder(), FSQ((3, 4, 2, 2))), lambda m: m.reconstruct(noise(2, 3, 8, 8))),
+    "Judge": (lambda: Judge(8, 16, 4), lambda m: m.logits(noise(2, 1, 28, 28))),
+}
+
+
+def arguments(module):
+    """Constructor arguments with their types, nested: (4, 4) is not [4, 4]."""
+    names = checkpoint.spec(module)["args"]
+    return {k: arguments(x) if isinstance(x := getattr(module, k), nn.Module) else (type(x), x) for k in names}
+
+
+def test_every_public_class_is_in_the_table():
+    assert set(checkpoint.PUBLIC) & set(checkpoint.CLASSES) <= set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip(name, tmp_path):
+    make, compute = MODELS[name]
+    model = wake(make())
+    if "hits" in dict(model.named_buffers()):
+        model.hits += 3
+    back = checkpoint.load(checkpoint.save(tmp_path / "deep" / "model.safetensors", model))
+    assert type(back) is type(model) and not back.training
+    assert arguments(back) == arguments(model)
+    assert back.state_dict().keys() == model.state_dict().keys()
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[key], tensor) and back.state_dict()[key].dtype == tensor.dtype, key
+    result = compute(model)
+    assert torch.equal(compute(back), result)
+    assert result.dim() == 0 or result.unique().numel() > 1, "a constant result would prove nothing"
+
+
+def test_half_precision(tmp_path):
+    make, compute = MODELS["GPT"]
+    model = wake(make())
+    whole = checkpoint.save(tmp_path / "whole.safetensors", model)
+    half = checkpoint.save(tmp_path / "half.safetensors", model, torch.float16)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    assert all(p.dtype == torch.float32 for p in checkpoint.load(half).parameters())
+    assert torch.equal(checkpoint.load(half).embed.weight, model.embed.weight.half().float())
+    assert (compute(checkpoint.load(half)) - compute(model)).abs().max() < 0.02
+    quantizer = checkpoint.load(checkpoint.save(tmp_path / "q.safetensors", VectorQuantizer(4, 2), torch.float16))
+    assert quantizer.hits.dtype == torch.long and quantizer.started.dtype == torch.bool
+
+
+def test_what_is_trained_further_does_not_change_the_file(tmp_path):
+    path = checkpoint.save(tmp_path / "model.safetensors", FSQ((3, 4)))
+    before = path.read_bytes()
+    model = checkpoint.load(path)
+    with torch.no_grad():
+        model.hits += 1
+    assert path.read_bytes() == before and not checkpoint.load(path).hits.any()
+
+
+class Doubled(nn.Module):
+    def __init__(self, inner: nn.Module, times: tuple[int, ...] = (2,)):
+        super().__init__()
+        self.inner, self.times = inner, times
+
+    def forward(self, x):
+        return self.inner(x) * self.times[0]
+
+
+def test_a_class_of_your_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "CLASSES", dict(checkpoint.CLASSES))
+    model = Doubled(CategoricalHead(4, 3), (2, 5))
+    with pytest.raises(TypeError, match="Doubled is not known to checkpoints"):
+        checkpoint.save(tmp_path / "own.safetensors", model)
+    assert checkpoint.register(Doubled) is Doubled
+    back = checkpoint.load(checkpoint.save(tmp_path / "own.safetensors", wake(model)))
+    assert back.times == (2, 5) and torch.equal(back(noise(2, 4)), model(noise(2, 4)))
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from minar import FSQ
+from minar.lab import checkpoint
+
+os.{name} = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.save(sys.argv[1], FSQ((5, 5)))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs kill -9")
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_kill_while_saving_leaves_the_old_file(name, tmp_path):
+    path = checkpoint.save(tmp_path / "model.safetensors", FSQ((3, 4)))
+    before = path.read_bytes()
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING.format(name=name), str(path)], timeout=120)
+    assert killed.returncode == -signal.SIGKILL and path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2, "it was killed before it wrote anything: this proves nothing"
+    assert checkpoint.load(checkpoint.save(path, FSQ((5, 5)))).levels == (5, 5)
+    assert list(tmp_path.iterdir()) == [path], "what the kill left behind must not stay"
+
+
+# The source itself.
+
+CORE = ("cache", "condition", "gpt", "heads", "quantizers", "sampling", "transformer", "vqvae")
+
+
+def tree(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def names(node):
+    """Dotted names below a node: torch.load, x.to."""
+    return {ast.unparse(n) for n in ast.walk(node) if isinstance(n, ast.Attribute | ast.Name)}
+
+
+def imports(node):
+    found = set()
+    for n in ast.walk(node):
+        if isinstance(n, ast.Import):
+            found |= {alias.name for alias in n.names}
+        elif isinstance(n, ast.ImportFrom):
+            assert not n.level, "a relative import hides from this test"
+            found |= {n.module} | {f"{n.module}.{alias.name}" for alias in n.names}
+    return found
+
+
+def test_nothing_is_unpickled():
+    """np.load refuses pickles by itself; torch.load of official files is for minar.ports, with weights_only."""
+    seen = 0
+    for path in PACKAGE.rglob("*.py"):
+        source = tree(path)
+        modules = {name.split(".")[0] for name in imports(source)}
+        assert not modules & {"pickle", "dill", "joblib", "shelve", "cloudpickle", "marshal"}, path
+        assert "allow_pickle" not in path.read_text(encoding="utf-8"), path
+        calls = [n for n in ast.walk(source) if isinstance(n, ast.Call) and ast.unparse(n.func) == "torch.load"]
+        ported = "ports" in path.relative_to(PACKAGE).parts
+        assert "torch.load" not in names(source) or ported, f"{path} opens pickles"
+        assert all(any(k.arg == "weights_only" and k.value.value is True for k in c.keywords) for c in calls), path
+        seen += 1
+    assert seen > 15
+
+
+@pytest.mark.parametrize("name", [*CORE, "checks", "laws"])
+def test_the_core_stands_alone(name):
+    outside = {m for m in imports(tree(PACKAGE / f"{name}.py")) if m.split(".")[0] == "minar"}
+    allowed = {f"minar.{other}" for other in (*CORE, "checks")}
+    assert {".".join(m.split(".")[:2]) for m in outside} <= allowed
+    assert name != "laws" or not outside, "the laws judge anybody's code, so they know no class of the package"
+
+
+# Each makes the host wait for the device, or ties a model to one. checks.py looks at values, but on the CPU alone
+# unless it is told to wait, so it is not in CORE.
+WAITS = ("item", "cuda", "to", "cpu", "tolist", "numpy", "nonzero")
+DOORS = {
+    "gpt.generate": {"to"},  # labels may come from anywhere; once per image, not per token
+    "quantizers.draw_rows": {"to"},  # a CPU generator draws the same rows on every device; at restarts only
+    "quantizers.restart": {"int"},  # how many codes moved, once per hundred steps
+}
+
+
+def functions(node):
+    for n in ast.walk(node):
+        if isinstance(n, ast.FunctionDef):
+            yield n
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_no_device_in_the_core(name):
+    for function in functions(tree(PACKAGE / f"{name}.py")):
+        calls = {n.func for n in ast.walk(function) if isinstance(n, ast.Call)}
+        used = {f.attr for f in calls if isinstance(f, ast.Attribute) and f.attr in WAITS}
+        used |= {f.id for f in calls if isinstance(f, ast.Name) and f.id in ("int", "float", "bool")}
+        assert used == DOORS.get(f"{name}.{function.name}", set()), f"{name}.{function.name}"
