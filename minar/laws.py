@@ -91,6 +91,26 @@ def check_order(logits: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, labe
     assert moved > 1e-4, "the order of the tokens does not matter: the model does not know where they stand"
 
 
+@torch.no_grad()
+def check_rope(turn: Callable[[Tensor, Tensor], Tensor], grid: tuple[int, int], head_dim: int) -> None:
+    """turn(x, place) rotates (1, 1, T, hd) as if it stood at places (T,), counted row by row on the (h, w) grid.
+
+    The score of a query and a key depends on how many rows and how many columns they are apart, and on nothing else.
+    Give a grid with h unlike w: on a square one rows and columns can be mistaken for each other.
+    """
+    place = torch.arange(grid[0] * grid[1])
+    qk = torch.randn(2, 1, 1, 1, head_dim, generator=torch.Generator().manual_seed(0))
+    q, k = (turn(x.expand(-1, -1, len(place), -1), place)[0, 0] for x in qk)
+    row, column = place // grid[1], place % grid[1]
+    rows, columns = row[:, None] - row, column[:, None] - column
+    _, apart = torch.stack([rows, columns], -1).flatten(0, 1).unique(dim=0, return_inverse=True)
+    score = (q @ k.T).flatten()
+    mean = torch.zeros(int(apart.max()) + 1).scatter_reduce(0, apart, score, "mean", include_self=False)
+    assert (score - mean[apart]).abs().max() <= 1e-4, "the same way apart, and another score: are the places right?"
+    gap = (mean[:, None] - mean).abs().fill_diagonal_(torch.inf)
+    assert gap.min() > 1e-5, "two different ways apart give the same score: do rows and columns both turn?"
+
+
 def check_sampler(draw: Callable[[int], Tensor], p: Tensor, z: float = 5.0) -> None:
     """draw(n) returns n draws from the table p, (V,): each code's share is within z standard errors (n = 20,000).
 

@@ -21,6 +21,7 @@ from minar import (
     KVCache,
     Transformer,
     VectorQuantizer,
+    gpt,
     heads,
     laws,
     quantizers,
@@ -29,6 +30,16 @@ from minar import (
 from minar.condition import ClassLabel
 from minar.quantizers import Quantized, straight_through, to_map, to_rows
 from minar.sampling import race
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """The models are tiny: a second thread only waits for the first, and long where other programs compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 # The laws, each on the smallest model it can judge. Classes are taken from here, so that a bug can replace them.
 
@@ -48,6 +59,14 @@ def model(w, n_layers=2):
 
 def causal(w):
     laws.check_causal(model(w).logits, TOKENS[:, :-1], LABEL, 24)
+
+
+def rope(w):
+    """What a model tells its trunk about the 3 x 5 tokens behind the class."""
+    m, given = w.GPT(Transformer(32, 1, 2, hidden=32), 24, 5, (3, 5)), []
+    m.trunk.forward = lambda x, mask, rope, cache: given.append(rope) or x
+    m.hidden(TOKENS[:, :15], LABEL)
+    laws.check_rope(lambda x, place: transformer.rotate(x, given[0][1:][place]), (3, 5), 16)
 
 
 def order(w):
@@ -94,6 +113,14 @@ def sampler(w):
     laws.check_sampler(lambda n: heads.race(p.expand(n, -1), torch.Generator().manual_seed(0)), p)
 
 
+def dropped(w):
+    """A label is forgotten as often as it was asked for."""
+    cond = ClassLabel(5, 4)
+    torch.manual_seed(0)
+    drop = lambda n: (cond.drop(torch.zeros(n, dtype=torch.long), 0.3) == 5).long()  # noqa: E731
+    laws.check_sampler(drop, torch.tensor([0.7, 0.3]))
+
+
 def quantizer(w):
     q, generator = w.quantizer, torch.Generator().manual_seed(0)
     if hasattr(q, "codebook"):
@@ -107,7 +134,7 @@ def trained(w):
     laws.check_all_trained(vqvae, torch.rand(2, 3, 8, 8))
 
 
-LAWS = (causal, order, loss, equal, generate, guided, guidance, kv, head, sampler, quantizer, trained)
+LAWS = (causal, rope, order, loss, equal, generate, guided, guidance, kv, head, sampler, dropped, quantizer, trained)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -180,6 +207,34 @@ def _(w, m):
 @bug("no positions at all", order, "the order of the tokens does not matter")
 def _(w, m):
     w.GPT = gpt_with(rope=False)
+
+
+@bug("rows taken for columns", rope, "the same way apart, and another score")
+def _(w, m):
+    right = transformer.rope_2d
+    m.setattr(gpt, "rope_2d", lambda place, width, head_dim: right(place, 3, head_dim))
+
+
+@bug("places one too far", rope, "the same way apart, and another score")
+def _(w, m):
+    right = transformer.rope_2d
+    m.setattr(gpt, "rope_2d", lambda place, width, head_dim: right(place + 1, width, head_dim))
+
+
+@bug("the row is forgotten", rope, "two different ways apart give the same score")
+def _(w, m):
+    right = transformer.rope_2d
+    m.setattr(gpt, "rope_2d", lambda place, width, head_dim: right(place % width, width, head_dim))
+
+
+@bug("halves of the channels turned as pairs of neighbours", rope, "the same way apart, and another score")
+def _(w, m):
+    def rotate(x, angles):
+        cos, sin = angles.unbind(-1)
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, a * cos + b * sin], -1)
+
+    m.setattr(transformer, "rotate", rotate)
 
 
 @bug("training reads the token it predicts", loss, "is it shifted?")
@@ -522,6 +577,12 @@ def _(w, m):
 @bug("race whose slowest wins", sampler, "whose probability is 0")
 def _(w, m):
     m.setattr(heads, "race", lambda p, g=None: (p / torch.empty_like(p).exponential_(generator=g)).argmin(-1))
+
+
+@bug("labels are dropped twice as often", dropped, "code 0 came 0.4")
+def _(w, m):
+    drop = ClassLabel.drop
+    m.setattr(ClassLabel, "drop", lambda self, label, p: drop(self, label, 2 * p))
 
 
 @bug("multinomial without the table", sampler, "whose probability is 0")

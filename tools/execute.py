@@ -4,7 +4,8 @@
     python tools/execute.py notebooks/*.ipynb --keep
 
 Every cell is run, in the notebook's own folder, by the Python that runs this tool. A notebook that fails is left as it
-was. Run `ruff format` first: formatting changes the hashes.
+was; with --out, what it did get done goes to DIR/NAME.failed.ipynb, so that an hour of training is not lost to a typing
+error in the last cell. Run `ruff format` first: formatting changes the hashes.
 
 --keep stores new outputs only from the first changed cell on. A kernel starts with nothing, so the cells above it are
 run as well, with MINAR_KEEP=1 in their environment: a training cell may then load the checkpoint that it made earlier.
@@ -76,7 +77,7 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
 def execute(path: Path, profile: str, keep: bool = False, out: Path | None = None) -> str:
     """Execute one notebook and write it, in place or into the folder `out`. Returns what was done, in a line.
 
-    Raises CellFailed, with nothing written, where a cell raises.
+    Raises CellFailed where a cell raises; the notebook itself is then left alone.
     """
     old = nbformat.read(path, as_version=4)
     last = len(old.cells)
@@ -84,7 +85,12 @@ def execute(path: Path, profile: str, keep: bool = False, out: Path | None = Non
     if first == last and all(is_hashed(cell) for cell in old.cells if is_code(cell)):
         return "up to date"
 
-    new, record = run(old, path, profile, first)
+    new, record, failure = run(old, path, profile, first)
+    if failure:
+        if out:
+            clean(new, record)
+            write(new, out / f"{path.stem}.failed.ipynb")
+        raise failure
     for i, cell in enumerate(old.cells[:first]):
         if is_hashed(cell):
             new.cells[i] = cell
@@ -106,8 +112,10 @@ def first_new(nb: nbformat.NotebookNode, profile: str) -> int:
     return len(nb.cells) if stale is None else stale
 
 
-def run(old: nbformat.NotebookNode, path: Path, profile: str, first: int) -> tuple[nbformat.NotebookNode, dict]:
-    """Run a copy of the notebook. Returns it, and the record of where and how long it ran."""
+def run(
+    old: nbformat.NotebookNode, path: Path, profile: str, first: int
+) -> tuple[nbformat.NotebookNode, dict, CellFailed | None]:
+    """Run a copy of the notebook to the end. Returns it, the record of where and how long, and the first failure."""
     nb = copy.deepcopy(old)
     n = len(nb.cells)  # notes of our own to the kernel go behind the last cell and are dropped
     client = NotebookClient(
@@ -120,19 +128,20 @@ def run(old: nbformat.NotebookNode, path: Path, profile: str, first: int) -> tup
         force_raise_errors=True,
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )
-    start = time.perf_counter()
-    count = 0
+    start, count, failure = time.perf_counter(), 0, None
     with client.setup_kernel(env=environment(profile, kept=first > 0)):
         for i in range(n):
             if i == first > 0:
                 tell(client, "import os; os.environ.pop('MINAR_KEEP', None)")
             count += is_code(nb.cells[i])
-            run_cell(client, i, count)
+            failed = run_cell(client, i, count)
+            failure = failure or failed
         where = json.loads(tell(client, WHERE))
     del nb.cells[n:]
 
     seconds = round(time.perf_counter() - start, 1)
-    return nb, {"profile": profile, **where, "seconds": seconds, "date": datetime.date.today().isoformat()}
+    record = {"profile": profile, **where, "seconds": seconds, "date": datetime.date.today().isoformat()}
+    return nb, record, failure
 
 
 def environment(profile: str, kept: bool) -> dict[str, str]:
@@ -145,16 +154,21 @@ def environment(profile: str, kept: bool) -> dict[str, str]:
     return env
 
 
-def run_cell(client: NotebookClient, i: int, count: int) -> None:
-    cell = client.nb.cells[i]
+def run_cell(client: NotebookClient, i: int, count: int) -> CellFailed | None:
+    """Run one cell; cells that take their time say so on stderr. Returns what went wrong, raises if the kernel died."""
+    cell, start = client.nb.cells[i], time.perf_counter()
     try:
         client.execute_cell(cell, i, execution_count=count)
     except CellExecutionError as error:
         traceback = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback)  # colours, which a log cannot show
-        raise CellFailed(f"cell {i} failed\n{traceback}") from None
+        return CellFailed(f"cell {i} failed\n{traceback}")
     except DeadKernelError as error:
         line = next(iter(source(cell).splitlines()), "")
         raise CellFailed(f"cell {i} ended its kernel (out of memory?): {line}\n{error}") from None
+    seconds = time.perf_counter() - start
+    if seconds > 2:
+        print(f"  cell {i}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return None
 
 
 def tell(client: NotebookClient, code: str) -> str:

@@ -1,0 +1,78 @@
+"""The command line: pictures come out, and mistakes get one clear line."""
+
+import pytest
+import torch
+from PIL import Image
+
+from minar.cli import main, pick_labels
+from minar.lab import recipes
+from minar.lab.data import FASHION_NAMES
+
+
+def test_demo_draws_a_labelled_grid_and_an_animation(tmp_path, capsys):
+    assert main(["demo", "--class", "bag", "--samples", "2", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "the tokens are equal" in said and "64 steps" in said and "2,080" in said and "pictures.png" in said
+    assert Image.open(tmp_path / "pictures.png").size[0] > 100
+    assert Image.open(tmp_path / "appearing.png").n_frames == 18  # the final picture, then 0, 4, ... 64 tokens
+
+
+def test_sample_is_repeatable(tmp_path, capsys):
+    for name in ("a.png", "b.png"):
+        assert main(["sample", "--class", "9", "--samples", "1", "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_train_then_sample(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert main(["train", "digits", "--share", "0.005", "--device", "cpu", "--out", folder]) == 0
+    assert main(["sample", "--models", folder, "--samples", "1", "--out", str(tmp_path / "x.png")]) == 0
+    tokenizer, gpt, names = recipes.models(folder)
+    assert names == tuple("0123456789") and gpt.grid == (4, 4) and tokenizer.encoder.factor == 2
+    assert (
+        main(["train", "digits", "--share", "0.005", "--device", "cpu", "--out", folder]) == 0
+    )  # done: goes on at once
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["demo", "--class", "hat"], "class 'hat' fits 0 of"),
+        (["demo", "--class", "sh"], "fits 2 of"),
+        (["demo", "--cfg", "-1"], "cfg must be a number"),
+        (["demo", "--samples", "0"], "samples must be at least 1"),
+        (["sample", "--top-p", "2"], "top_p must be"),
+        (["sample", "--models", "nowhere"], "holds no trained models"),
+        (["train", "mnist"], "unknown data set 'mnist'"),
+        (["train", "digits", "--share", "0"], "share must be above 0"),
+        (["train", "folder:nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_get_one_line(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error and error.startswith(f"minar {args[0]}: ")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--class", "bag", "--samples", "1", "--out", str(tmp_path / "file" / "x")]) == 2
+    assert "minar demo: " in capsys.readouterr().err
+
+
+def test_classes_by_name_number_and_all():
+    assert pick_labels(None, FASHION_NAMES) == list(range(10))
+    assert pick_labels("7", FASHION_NAMES) == [7] and pick_labels("sneaker", FASHION_NAMES) == [7]
+    assert pick_labels("Shirt", FASHION_NAMES) == [6], "an exact name wins over T-shirt/top"
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_recipes_fit_together(name):
+    r = recipes.RECIPES[name]
+    size = {"digits": 8}.get(name, 32)
+    channels = 1 if name in ("digits", "fashion", "fashion-full") else 3
+    tokenizer = r.tokenizer(channels)
+    tokens = tokenizer.encode(torch.zeros(1, channels, size, size))
+    grid = (size // tokenizer.encoder.factor,) * 2
+    assert r.gpt(3, grid).logits(tokens[:, :-1], torch.tensor([0])).shape == (1, grid[0] * grid[1], r.vocab)
