@@ -9,9 +9,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from minar.lab.plots import (
-    WIDEST,
     apng,
-    codebook_colours,
     image_grid,
     show_apng,
     show_bars,
@@ -20,6 +18,8 @@ from minar.lab.plots import (
     show_map,
     show_tokens,
 )
+from minar.lab.plots.style import WIDEST
+from minar.lab.plots.tokens import codebook_colours
 
 
 def noise(*shape, seed=0):

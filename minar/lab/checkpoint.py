@@ -66,7 +66,8 @@ def build(value, path: str | Path = "checkpoint"):
     if not isinstance(value, dict):
         return value
     if value.get("class") not in CLASSES:
-        raise CheckpointError(f"{path}: holds a {value.get('class')!r}; known are {', '.join(sorted(CLASSES))}")
+        known = ", ".join(sorted(CLASSES))
+        raise CheckpointError(f"{path}: holds a {value.get('class')!r}; known are {known}: import its module first")
     try:
         return CLASSES[value["class"]](**{k: build(v, path) for k, v in value["args"].items()})
     except TypeError as error:

@@ -1,0 +1,24 @@
+"""Pictures for notebooks, in one calm style: image grids, token maps, curves, bars, heat maps, small animations.
+
+Every function takes tensors (images in [-1, 1], maps of integers) and returns a figure that nobody has drawn yet. As
+the last expression of a cell it shows once; assigned, it does not show. `.savefig(path)` writes it.
+"""
+
+from minar.lab.plots.animation import apng, show_apng
+from minar.lab.plots.curves import show_bars, show_curve, show_map
+from minar.lab.plots.images import image_grid, show_images
+from minar.lab.plots.style import blank, picture
+from minar.lab.plots.tokens import show_tokens
+
+__all__ = [
+    "apng",
+    "blank",
+    "image_grid",
+    "picture",
+    "show_apng",
+    "show_bars",
+    "show_curve",
+    "show_images",
+    "show_map",
+    "show_tokens",
+]
