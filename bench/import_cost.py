@@ -26,5 +26,3 @@ def measure(repeats: int) -> dict[str, float]:
 def cpu_seconds(name: str) -> float:
     done = subprocess.run([sys.executable, "-c", CODE.format(name)], capture_output=True, text=True, check=True)
     return float(done.stdout)
-
-

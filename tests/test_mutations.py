@@ -31,16 +31,6 @@ from minar.condition import ClassLabel
 from minar.quantizers import Quantized, straight_through, to_map, to_rows
 from minar.sampling import race
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are tiny: a second thread only waits for the first, and long where other programs compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # The laws, each on the smallest model it can judge. Classes are taken from here, so that a bug can replace them.
 
 LABEL = torch.tensor([0, 3])

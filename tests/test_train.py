@@ -16,15 +16,6 @@ from minar.lab import checkpoint, codebook, resume, train
 from minar.lab.train import Run, fit, pick_rows
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """The models are tiny: a second thread only waits for the first, and long where other programs compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def gpt():
     torch.manual_seed(0)
     return GPT(Transformer(16, 1, 2, 24), vocab=8, n_classes=2, grid=(2, 2))
