@@ -31,20 +31,24 @@ def demo(labels: list[int], seed: int = 0, cfg: float = 1.5, samples: int = 4, o
 
     tokens = compare(gpt, labels, cfg, seed)
     if samples > 1:
-        more = gpt.generate(labels.repeat_interleave(samples - 1), cfg=cfg, generator=stream(seed + 1))
-        grid = torch.cat([tokens[:, None], more.view(len(labels), samples - 1, -1)], 1)
+        more = gpt.generate(labels.repeat(samples - 1), cfg=cfg, generator=stream(seed + 1))
+        images = tokenizer.decode(torch.cat([tokens, more]))  # one row of classes after the other
     else:
-        grid = tokens[:, None]
-    images = tokenizer.decode(grid.flatten(0, 1))
+        images = tokenizer.decode(tokens)
 
-    names = [FASHION_NAMES[int(y)] for y in labels]
-    pictures = plots.show_images(images, rows=names, columns=samples, scale=2, title="Drawn by minar, token by token")
-    pictures.savefig(out / "pictures.png")
+    pictures(images, [FASHION_NAMES[int(y)] for y in labels]).savefig(out / "pictures.png")
     plots.apng(appearing(tokenizer, tokens), out / "appearing.png", ms=120)
     print(f"\nwrote {out / 'pictures.png'}    {len(images)} pictures that nobody took")
     print(f"wrote {out / 'appearing.png'}   an animation of them appearing; open it in a browser")
     print("\nnext: .venv/bin/jupyter lab notebooks/03_gpt.ipynb, which builds what you just saw")
     print("      minar sample --class bag --samples 16    or    minar train --help")
+
+
+def pictures(images: Tensor, names: list[str]) -> plots.Picture:
+    """A column for each class; a single class fills the width."""
+    if len(names) == 1:
+        return plots.show_images(images, title=f"{names[0]}, drawn token by token")
+    return plots.show_images(images, titles=names, columns=len(names), title="Drawn token by token")
 
 
 def compare(gpt: GPT, labels: Tensor, cfg: float, seed: int) -> Tensor:

@@ -7,10 +7,11 @@ the last expression of a cell it shows once; assigned, it does not show. `.savef
 from minar.lab.plots.animation import apng, show_apng
 from minar.lab.plots.curves import show_bars, show_curve, show_map
 from minar.lab.plots.images import image_grid, show_images
-from minar.lab.plots.style import blank, picture
+from minar.lab.plots.style import Picture, blank, picture
 from minar.lab.plots.tokens import show_tokens
 
 __all__ = [
+    "Picture",
     "apng",
     "blank",
     "image_grid",
