@@ -127,7 +127,9 @@ def test_readme_names_every_file_with_its_checksums():
 
 def test_path_lists_what_there_is():
     assert data.path("digits.npz").is_file()
-    with pytest.raises(FileNotFoundError, match=r"no data file 'cats.npz' in .*; there is: .*digits.npz, emoji32.npz"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no data file 'cats.npz' in .*; there is: .*digits.npz, .*emoji32.npz"
+    ):
         data.path("cats.npz")
 
 

@@ -43,7 +43,7 @@ def save(path: str | Path, model: nn.Module, dtype: torch.dtype | None = None) -
 def load(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
     """Rebuild the model that `save` wrote, in eval mode and float32. Raises CheckpointError with one clear line."""
     tensors, header = read(path)
-    model = build(header["model"], path)
+    model = rebuild(header["model"], path)
     fill(model, tensors, path)
     return model.to(device).eval()
 
@@ -59,17 +59,17 @@ def spec(value):
     return {"class": name, "args": {k: spec(getattr(value, k)) for k in names}}
 
 
-def build(value, path: str | Path = "checkpoint"):
+def rebuild(value, path: str | Path = "checkpoint"):
     """The inverse of `spec`, with fresh weights."""
     if isinstance(value, list):
-        return tuple(build(v, path) for v in value)
+        return tuple(rebuild(v, path) for v in value)
     if not isinstance(value, dict):
         return value
     if value.get("class") not in CLASSES:
         known = ", ".join(sorted(CLASSES))
         raise CheckpointError(f"{path}: holds a {value.get('class')!r}; known are {known}: import its module first")
     try:
-        return CLASSES[value["class"]](**{k: build(v, path) for k, v in value["args"].items()})
+        return CLASSES[value["class"]](**{k: rebuild(v, path) for k, v in value["args"].items()})
     except TypeError as error:
         raise CheckpointError(
             f"{path}: {value['class']} takes other arguments here ({error}): made elsewhere?"
