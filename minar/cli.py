@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The three commands and their options."""
     top = argparse.ArgumentParser(prog="minar", description="Autoregressive image generation, built in front of you.")
     commands = top.add_subparsers(dest="command", required=True)
     _demo(commands.add_parser("demo", help="draw Fashion pictures with the models that come with the package"))
@@ -78,6 +79,7 @@ def _train(p: argparse.ArgumentParser) -> None:
 
 
 def sample(args: argparse.Namespace) -> None:
+    """Draw `args.samples` pictures of each class asked for and write them as one PNG."""
     if args.models:
         tokenizer, gpt, names = models(args.models)
     else:
@@ -109,7 +111,7 @@ def recipes_text() -> str:
     lines = ["recipes:"]
     for name, r in RECIPES.items():
         width, layers, heads = r.trunk
-        sizes = f"tokenizer width {r.width}, {r.vocab} codes; GPT {layers} x {width}, {heads} heads"
+        sizes = f"{r.time}; tokenizer width {r.width}, {r.vocab} codes; GPT {layers} x {width}, {heads} heads"
         lines.append(f"  {name:13} {sizes}; {r.steps[0]:,} + {r.steps[1]:,} steps of {r.batch}")
     return "\n".join(lines)
 

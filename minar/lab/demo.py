@@ -89,6 +89,6 @@ def stream(seed: int) -> torch.Generator:
 
 
 def save_grid(images: Tensor, path: Path, columns: int | None = None) -> None:
-    """Write (B, C, H, W) pictures in [-1, 1] as one PNG, each pixel three wide."""
+    """Write (B, C, H, W) pictures in [-1, 1] as one PNG, each picture about 96 pixels wide."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(plots.image_grid(images, columns, scale=3)).save(path)
+    Image.fromarray(plots.image_grid(images, columns, scale=max(3, 96 // images.shape[3]))).save(path)

@@ -87,9 +87,10 @@ def download(name: str) -> Path:
 
 
 def fetch(url: str, file) -> None:
+    """Copy what lies at `url` into an open file, with a progress bar."""
     import urllib.request
 
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     with urllib.request.urlopen(url, timeout=30) as response:
         size = int(response.headers.get("Content-Length") or 0) or None

@@ -28,6 +28,7 @@ class Recipe:
     vocab: int
     trunk: tuple[int, int, int]  # width, layers, heads
     steps: tuple[int, int]  # tokenizer, GPT
+    time: str
     batch: int = 128
     mirror: bool = False  # are mirrored pictures pictures of the same thing?
 
@@ -40,12 +41,15 @@ class Recipe:
         return GPT(Transformer(*self.trunk), self.vocab, n_classes, grid)
 
 
+GPU = "for a GPU; not timed yet"
 RECIPES = {
-    "digits": Recipe(32, (1, 2), 128, (96, 4, 3), (400, 800), batch=64),
-    "fashion": Recipe(24, (1, 2, 2), 1024, (128, 4, 4), (1200, 2500), batch=64, mirror=True),
-    "fashion-full": Recipe(40, (1, 2, 2), 1024, (192, 5, 6), (10000, 8000), batch=256, mirror=True),
-    "emoji": Recipe(32, (1, 2), 512, (128, 4, 4), (4000, 5000)),
-    "folder": Recipe(32, (1, 2, 2), 1024, (192, 5, 6), (3000, 6000), mirror=True),
+    "digits": Recipe(32, (1, 2), 128, (96, 4, 3), (400, 800), "2 minutes on two CPU cores", batch=64),
+    "fashion": Recipe(
+        24, (1, 2, 2), 1024, (128, 4, 4), (1200, 2500), "about 30 minutes on two CPU cores", batch=64, mirror=True
+    ),
+    "fashion-full": Recipe(40, (1, 2, 2), 1024, (192, 5, 6), (10000, 8000), GPU, batch=256, mirror=True),
+    "emoji": Recipe(32, (1, 2), 512, (128, 4, 4), (4000, 5000), GPU),
+    "folder": Recipe(32, (1, 2, 2), 1024, (192, 5, 6), (3000, 6000), GPU, mirror=True),
 }
 
 
@@ -72,6 +76,7 @@ def train(name: str, out: str | Path, share: float = 1.0, device: str = "auto", 
 
     torch.manual_seed(seed)
     tokenizer = r.tokenizer(images.shape[1])
+    print(f"recipe: {r.time}" + (f", times {share:g}" if share != 1 else ""))
     print(f"{len(images):,} pictures; tokenizer, {count(tokenizer)} parameters, {steps[0]:,} steps of {r.batch}")
     fit(tokenizer, (images,), steps[0], r.batch, seed=seed, device=device, out=out / "tokenizer")
 

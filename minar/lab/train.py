@@ -96,6 +96,7 @@ class Run:
         self.gardener = Gardener(model)
 
     def update(self, loss: Tensor) -> None:
+        """One step: gradients, clipping, AdamW, and the average."""
         loss.backward()
         nn.utils.clip_grad_norm_(self.named.values(), 1.0)
         for group in self.optimizer.param_groups:
