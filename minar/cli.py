@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from minar.lab import data
-from minar.lab.checkpoint import CheckpointError
 from minar.lab.demo import demo, save_grid, stream
 from minar.lab.recipes import RECIPES, models, train
 from minar.lab.shipped import shipped
@@ -18,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, TypeError, OSError, CheckpointError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:  # a CheckpointError is a RuntimeError
         print(f"minar {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

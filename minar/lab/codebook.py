@@ -22,9 +22,9 @@ class Gardener:
         if dist.is_initialized():
             dist.all_reduce(self.quantizer.hits)
         if self.owns and run.step == 0:
-            self._move(run, lambda z: self.quantizer.start_from(z), part, torch.ones_like(self.quantizer.hits) > 0)
+            self._move(run, self.quantizer.start_from, part, torch.ones_like(self.quantizer.hits) > 0)
         elif self.owns and run.step < 0.8 * run.recipe["steps"]:
-            self._move(run, lambda z: self.quantizer.restart(z), part, self.quantizer.hits == 0)
+            self._move(run, self.quantizer.restart, part, self.quantizer.hits == 0)
         self.quantizer.hits.zero_()
 
     def _move(self, run, how, part: tuple[Tensor, ...], moved: Tensor) -> None:
