@@ -85,10 +85,10 @@ def test_one_seed_gives_the_same_weights_and_another_one_others():
 def test_the_average_is_what_is_left(monkeypatch):
     seen, update = [], Run.update
 
-    def watch(run, loss):
+    def watch(run):
         if not seen:
             seen.append(weights(run.model)["embed.weight"])
-        update(run, loss)
+        update(run)
         seen.append(weights(run.model)["embed.weight"])
 
     monkeypatch.setattr(Run, "update", watch)
@@ -245,10 +245,10 @@ def die():
 update, replace, fsync = train.Run.update, os.replace, os.fsync
 steps = 0
 
-def count(run, loss):
+def count(run):
     global steps
     steps = run.step + 1
-    update(run, loss)
+    update(run)
     if what == "training" and run.step == at:
         die()
 
@@ -328,8 +328,8 @@ class Stop(Exception):
 
 
 def stop_at(n):
-    def update(run, loss, right=Run.update):
-        right(run, loss)
+    def update(run, right=Run.update):
+        right(run)
         if run.step == n:
             raise Stop
 

@@ -37,7 +37,7 @@ class Log:
         self.total, self.steps, self.images, self.since = 0.0, 0, 0, time.perf_counter()
 
     def count(self, loss: Tensor, images: int) -> None:
-        self.total, self.steps, self.images = self.total + loss.detach(), self.steps + 1, self.images + images
+        self.total, self.steps, self.images = self.total + loss, self.steps + 1, self.images + images
 
     def mean(self, step: int) -> float:
         """Mean loss since the last line. Raises FloatingPointError where it is not a number any more."""

@@ -8,7 +8,7 @@ import inspect
 import math
 import os
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from minar.lab import checkpoint, resume
 from minar.lab.codebook import Gardener
 from minar.lab.log import Log
 from minar.lab.profile import device as choose_device
+from minar.lab.replay import Replay
 
 
 def fit(
@@ -56,6 +57,9 @@ def fit(
     if out and (out / resume.STATE).exists():
         resume.restore(run, out / resume.STATE)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    gradients = partial(run.gradients, wrapped)
+    if device.type == "cuda" and world == 1:
+        gradients = Replay(gradients, model)
     log = Log(out / "log.jsonl" if out and rank == 0 else None, run.step)
     saved = time.monotonic()
 
@@ -66,10 +70,8 @@ def fit(
             rows = pick_rows(len(data[0]), batch, run.step, seed)[rank::world].to(device)
             part = tuple(x[rows] for x in data)
             run.gardener.tend(run, part)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = wrapped(*part)
-            run.update(loss)
-            log.count(loss, batch)
+            log.count(gradients(*part), batch)
+            run.update()
             bar.update()
             if run.step % log_every == 0 or run.step == steps:
                 bar.set_postfix(log.line(run))
@@ -95,14 +97,21 @@ class Run:
         self.optimizer = torch.optim.AdamW(self._groups(), lr=recipe["lr"], betas=(0.9, 0.95), fused=fused)
         self.gardener = Gardener(model)
 
-    def update(self, loss: Tensor) -> None:
-        """One step: gradients, clipping, AdamW, and the average."""
+    def gradients(self, wrapped: nn.Module, *part: Tensor) -> Tensor:
+        """Fresh gradients of the loss, which is returned. wrapped: the model, or what makes it work with others."""
+        self.optimizer.zero_grad()
+        device = part[0].device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = wrapped(*part)
         loss.backward()
+        return loss.detach()
+
+    def update(self) -> None:
+        """One step along the gradients: clipping, AdamW, and the average."""
         nn.utils.clip_grad_norm_(self.named.values(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.step()
-        self.optimizer.zero_grad()
         decay = min(self.recipe["ema"], (1 + self.step) / (10 + self.step))  # a young average forgets its random start
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.named.values()], 1 - decay)
         self.step += 1
