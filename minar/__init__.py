@@ -4,14 +4,21 @@ Dimension key, used in every file:
     B batch    N slots (tokens of an image)    T new slots in this call    D width    H heads    hd head dim
     V codes    C channels of image or latent   h w grid of tokens          f pixels per token side
 
-Reading order: transformer, cache, sampling, heads, condition, gpt, quantizers, vqvae; then laws, and lab/ for
-everything a lab needs around the models (train, checkpoint, data, metrics, plots, profile).
+Reading order: transformer, cache, sampling, heads, condition, gpt, quantizers, vqvae. Then, from lesson 07 on: plan,
+model, next_step, any_order, masked, generate. laws and model_laws say what must hold; papers/ are small deltas on this
+core, ports/ take official weights, and lab/ is everything around the models (train, checkpoint, data, metrics, plots).
 """
 
+from minar.any_order import AnyOrderAR
 from minar.cache import KVCache
-from minar.condition import ClassLabel
+from minar.condition import ClassLabel, TextPrefix
+from minar.generate import generate
 from minar.gpt import GPT
 from minar.heads import CategoricalHead
+from minar.masked import MaskedAR
+from minar.model import ARModel
+from minar.next_step import NextStepAR
+from minar.plan import Plan
 from minar.quantizers import FSQ, CosineQuantizer, Quantized, VectorQuantizer
 from minar.transformer import Transformer
 from minar.vqvae import VQVAE, Decoder, Encoder
@@ -22,13 +29,20 @@ __all__ = [
     "FSQ",
     "GPT",
     "VQVAE",
+    "ARModel",
+    "AnyOrderAR",
     "CategoricalHead",
     "ClassLabel",
     "CosineQuantizer",
     "Decoder",
     "Encoder",
     "KVCache",
+    "MaskedAR",
+    "NextStepAR",
+    "Plan",
     "Quantized",
+    "TextPrefix",
     "Transformer",
     "VectorQuantizer",
+    "generate",
 ]

@@ -44,6 +44,23 @@ def check_images(images: Tensor, channels: int, factor: int, wait: bool = False)
             raise ValueError(f"images must lie in [-1, 1], got {low:.3g} to {high:.3g}: for 0..1 use 2 * images - 1")
 
 
+def check_plan(pos: Tensor, sizes: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError unless pos and sizes make a plan."""
+    if not isinstance(pos, Tensor) or pos.dtype != torch.long:
+        raise TypeError(f"pos must be a tensor of torch.long, got {getattr(pos, 'dtype', type(pos).__name__)}")
+    if pos.dim() not in (1, 2):
+        raise ValueError(f"pos must be (N,) or (B, N), got {tuple(pos.shape)}")
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"each step needs at least one slot, got sizes {tuple(sizes)}")
+    if sum(sizes) != pos.shape[-1]:
+        raise ValueError(f"steps of {sum(sizes)} slots in all do not fit {pos.shape[-1]} positions")
+    if can_look(pos, wait=False):
+        odd = (pos.sort(-1).values != torch.arange(pos.shape[-1])).reshape(-1, pos.shape[-1]).any(-1)
+        if odd.any():
+            row = f"row {int(odd.nonzero()[0])} of pos" if pos.dim() == 2 else "pos"
+            raise ValueError(f"{row} must hold 0..{pos.shape[-1] - 1} once each: some overlap or are missing")
+
+
 def check_number(name: str, value: float, low: float, high: float = math.inf, open_low: bool = False) -> None:
     """A finite number between low and high, both allowed unless open_low."""
     if not (math.isfinite(value) and low <= value <= high and not (open_low and value == low)):

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minar.checks import check_number
+from minar.checks import check_ids, check_number
 from minar.sampling import guide, race, top_k, top_p
 
 
@@ -39,16 +39,20 @@ class CategoricalHead(nn.Linear):
 
         temperature 0 takes the first of the largest logits. top_k 0 and top_p 1 are off.
         """
-        check_number("temperature", temperature, 0)
-        logits = self.logits(h, h_null, cfg)
-        if temperature == 0:
-            return logits.argmax(-1)
-        return race(_filter(logits / temperature, top_k, top_p).softmax(-1), generator)
+        return race(probabilities(self.logits(h, h_null, cfg), temperature, top_k, top_p), generator)
+
+    def check(self, tokens: Tensor, wait: bool = False) -> None:
+        """Raise unless `tokens` is (B, t) long in 0 .. V-1. wait: look at the values on a GPU, too."""
+        check_ids("tokens", tokens, self.vocab, 2, wait)
 
     def empty(self, batch: int, n: int) -> Tensor:
         """(batch, n) tokens to be filled in, on the head's device."""
         return torch.zeros(batch, n, dtype=torch.long, device=self.weight.device)
 
 
-def _filter(logits: Tensor, k: int, p: float) -> Tensor:
-    return top_p(top_k(logits, k), p)
+def probabilities(logits: Tensor, temperature: float = 1.0, k: int = 0, p: float = 1.0) -> Tensor:
+    """What a token is drawn from, (..., V): temperature, then top-k, then top-p. 0: all on the first of the largest."""
+    check_number("temperature", temperature, 0)
+    if temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).type_as(logits)
+    return top_p(top_k(logits / temperature, k), p).softmax(-1)

@@ -1,7 +1,8 @@
 """The laws: what must hold for every model, sampler, cache and quantizer, whoever wrote it.
 
 They take callables and protocols, no minar class, so that lessons, tests, homework and graders judge with the same
-code. A law returns None or raises AssertionError with what is wrong; each fails if it could pass only vacuously.
+code. A law returns None or raises AssertionError with what is wrong; each fails if it could pass only vacuously. The
+laws of models that follow a plan stand in model_laws.
 """
 
 import math

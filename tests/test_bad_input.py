@@ -8,12 +8,33 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
-from minar import FSQ, GPT, VQVAE, CategoricalHead, CosineQuantizer, Decoder, Encoder, KVCache, Transformer
+from minar import (
+    FSQ,
+    GPT,
+    VQVAE,
+    AnyOrderAR,
+    CategoricalHead,
+    ClassLabel,
+    CosineQuantizer,
+    Decoder,
+    Encoder,
+    KVCache,
+    MaskedAR,
+    NextStepAR,
+    Plan,
+    TextPrefix,
+    Transformer,
+    generate,
+)
 from minar import VectorQuantizer as VQ
 from minar.lab import checkpoint, profile
 from minar.lab.checkpoint import CheckpointError
 from minar.lab.train import fit
+from minar.papers import jacobi
+from minar.papers.blockwise import Blockwise
+from minar.plan import cosine_sizes, random_order, random_sets, raster, region_groups, rows, scales
 
 
 def gpt(width=16, n_layers=1):
@@ -307,3 +328,116 @@ def test_a_loss_that_is_no_number(tmp_path, save_every):
     # A state that is no number would be resumed, and fail, for ever.
     assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
     assert not [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+
+
+# Plans and the models that follow them.
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "error"),
+    [
+        (lambda: Plan(torch.tensor([0, 1, 1, 3]), (1,) * 4), "pos must hold 0..3 once each: some overlap or are", None),
+        (lambda: Plan(torch.tensor([0, 1, 2, 4]), (1,) * 4), "pos must hold 0..3 once each", None),
+        (lambda: Plan(torch.tensor([[0, 1], [1, 1]]), (1, 1)), "row 1 of pos must hold 0..1 once each", None),
+        (lambda: Plan(torch.arange(4), (2, 0, 2)), "each step needs at least one slot, got sizes (2, 0, 2)", None),
+        (lambda: Plan(torch.arange(4), (2, 3)), "steps of 5 slots in all do not fit 4 positions", None),
+        (lambda: Plan(torch.arange(4), ()), "each step needs at least one slot", None),
+        (lambda: Plan(torch.arange(4.0), (4,)), "pos must be a tensor of torch.long, got torch.float32", TypeError),
+        (lambda: Plan([0, 1], (2,)), "pos must be a tensor of torch.long, got list", TypeError),
+        (lambda: Plan(torch.zeros(1, 1, 1).long(), (1,)), "pos must be (N,) or (B, N), got (1, 1, 1)", None),
+        (lambda: region_groups(8, 6, 4), "a 8x6 grid does not split into 4x4 regions: choose a divisor", None),
+        (lambda: region_groups(8, 8, 0), "per_side must be a number in [1, inf], got 0", None),
+        (lambda: raster(0, 3), "a grid needs at least one row and one column, got 0x3", None),
+        (lambda: rows(4, 4, 3), "4x4 tokens cannot be cut into steps of 3", None),
+        (lambda: random_sets(2, 2, 5), "4 tokens can be drawn in 1 to 4 steps, not in 5", None),
+        (lambda: cosine_sizes(4, 0), "4 tokens can be drawn in 1 to 4 steps, not in 0", None),
+        (lambda: scales((1, 3, 2)), "the sides of the grids must grow, got (1, 3, 2)", None),
+    ],
+)
+def test_plans(make, message, error):
+    refuses(make, message, error or ValueError)
+
+
+SHRINKING = Plan(torch.arange(6), (3, 2, 1))
+
+
+def follower(family=NextStepAR):
+    return family(
+        Transformer(16, 1, 2, hidden=16), nn.Embedding(12, 16), ClassLabel(5, 16), CategoricalHead(16, 12), (2, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (raster(2, 2), "the plan has 4 slots, the model's images have 6 tokens"),
+        (SHRINKING, "NextStepAR needs steps that do not shrink, got sizes (3, 2, 1): use AnyOrderAR or MaskedAR"),
+        (random_order(2, 3, 3), "the plan has orders for a batch of 3, got a batch of 2"),
+    ],
+)
+def test_a_plan_that_the_model_cannot_follow(plan, message):
+    for call in (
+        lambda: follower()(TOKENS, LABEL, plan),
+        lambda: follower().nll(TOKENS, LABEL, plan),
+        lambda: generate(follower(), LABEL, plan),
+        lambda: fit(follower(), (TOKENS, LABEL), 1, 2, device="cpu", progress=False, plan=plan),
+    ):
+        refuses(call, message)
+    for family in (AnyOrderAR, MaskedAR):
+        assert generate(follower(family), LABEL, SHRINKING).shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message", "error"),
+    [
+        ({"cfg": -1.0}, "cfg must be a number in [0, inf], got -1.0", None),
+        ({"cfg": math.nan}, "cfg must be a number in [0, inf], got nan", None),
+        ({"cfg": lambda plan, s: math.nan}, "cfg must be a number in [0, inf], got nan", None),
+        (
+            {"prompt": TOKENS[:, :3], "prompt_steps": 2},
+            "prompt must be (2, 6), a token for each position, got (2, 3)",
+            None,
+        ),
+        ({"prompt": torch.zeros(2, 9).long()}, "prompt must be (2, 6), a token for each position, got (2, 9)", None),
+        ({"prompt": TOKENS + 12, "prompt_steps": 1}, "tokens must lie in 0..11, got values from 12 to 12", None),
+        ({"prompt": TOKENS, "prompt_steps": 7}, "prompt_steps must lie in 0..6, the steps of the plan, got 7", None),
+        ({"prompt": TOKENS, "prompt_steps": -1}, "prompt_steps must lie in 0..6", None),
+        ({"prompt_steps": 2}, "prompt_steps is 2, but there is no prompt", None),
+        ({"temperature": -1.0}, "temperature must be a number in [0, inf], got -1.0", None),
+        ({"top_k": 99}, "top_k must be a number in [0, 12], got 99", None),
+        ({"cond": LABEL + 6}, "label must lie in 0..5, got values from 6 to 6", None),
+        ({"cond": LABEL.float()}, "label must be a tensor of torch.long, got torch.float32", TypeError),
+    ],
+)
+def test_decoding_along_a_plan(options, message, error):
+    cond = options.pop("cond", LABEL) if "cond" in options else LABEL
+    refuses(lambda: generate(follower(), cond, raster(2, 3), **options), message, error or ValueError)
+
+
+def test_caches_that_do_not_fit():
+    masked, plan = follower(MaskedAR), raster(2, 3)
+    prefix = masked.prefix(LABEL)
+    refuses(lambda: masked.hidden(TOKENS, prefix, plan, 0, 1, KVCache(9)), "MaskedAR cannot use a cache")
+    m, cache = follower(), KVCache(9)
+    m.hidden(TOKENS, prefix, plan, 0, 4, cache)
+    refuses(
+        lambda: m.hidden(TOKENS, prefix, plan, 2, 5, cache), "the cache holds 4 slots, so slot 2 was computed before"
+    )
+
+
+def test_captions():
+    text = TextPrefix(7, 3, 16)
+    refuses(lambda: text.check(torch.zeros(2, 4).long()), "captions must have 3 words (fill with 7), got 4")
+    refuses(lambda: text.check(torch.full((2, 3), 9)), "words must lie in 0..8, got values from 9 to 9")
+
+
+def test_a_model_without_a_plan():
+    message = "GPT follows no plan: leave it out"
+    refuses(lambda: fit(gpt(), (TOKENS, LABEL), 1, 2, device="cpu", plan=raster(2, 3)), message, TypeError)
+
+
+def test_guess_and_verify_needs_single_tokens():
+    message = "guess and verify needs a plan of one token a step, such as raster"
+    refuses(lambda: jacobi.decode(follower(), LABEL, rows(2, 3, 3)), message)
+    refuses(lambda: Blockwise(follower(), 2, 8).decode(LABEL, rows(2, 3, 3)), message)
+    refuses(lambda: jacobi.decode(follower(), LABEL, raster(2, 3), window=0), "window must be a number in [1, inf]")

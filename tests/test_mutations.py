@@ -492,17 +492,17 @@ def sample_with(change):
 
 @bug("temperature multiplies", head, "of the time, its p is")
 def _(w, m):
-    w.Head = sample_with(lambda x, t, k, p: heads._filter(x * t, k, p))
+    w.Head = sample_with(lambda x, t, k, p: heads.top_p(heads.top_k(x * t, k), p))
 
 
 @bug("temperature is ignored", head, "of the time, its p is")
 def _(w, m):
-    w.Head = sample_with(lambda x, t, k, p: heads._filter(x, k, p))
+    w.Head = sample_with(lambda x, t, k, p: heads.top_p(heads.top_k(x, k), p))
 
 
 @bug("top-p before temperature", head, "whose probability is 0")
 def _(w, m):
-    w.Head = sample_with(lambda x, t, k, p: heads._filter(x, k, p) / t)
+    w.Head = sample_with(lambda x, t, k, p: heads.top_p(heads.top_k(x, k), p) / t)
 
 
 @bug("top_k keeps one more", head, "top_k 1 must take the largest")

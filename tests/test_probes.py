@@ -11,9 +11,11 @@ import torch
 from probes import OFFICIAL, differs
 
 import minar.gpt
-from minar import KVCache
+from minar import KVCache, model_laws
 from minar.lab import checkpoint
 from minar.lab.checkpoint import CheckpointError
+from minar.plan import region_groups
+from minar.ports import par
 from minar.ports.llamagen import load_gpt, load_vqvae, read, unwrap
 from minar.transformer import rope_2d
 
@@ -317,3 +319,57 @@ def test_read_refuses_what_is_no_file_of_weights(tmp_path):
         with pytest.raises(CheckpointError, match=f"{name}: truncated or not a PyTorch file.*fetch it again") as caught:
             read(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+PAR = OFFICIAL["par"]
+TRANSITION = "spe_tok_embeddings.special_embeddings.weight"
+
+
+def par_shapes(width=64, n_layers=2, hidden=192, n_transition=3):
+    return probes.gpt_shapes(width, n_layers, hidden, vocab=48, n_classes=10) | {TRANSITION: (n_transition, width)}
+
+
+@torch.no_grad()
+def test_par():
+    model, plan = par.load(probes.fill(par_shapes()), 4, (4, 4), per_side=2), region_groups(4, 4, 2)
+    tokens, label = torch.tensor(PAR["raster_tokens"]), torch.tensor(PAR["labels"])
+    assert n_params(model) - model.target.weight.numel() == PAR["n_params"] and not model.target.weight.any()
+    logits = model.head.logits(model.hidden(plan.permute(tokens), model.prefix(label), plan))
+    assert differs(logits, PAR["logits"]) < 2e-5
+    assert logits[0].argmax(-1).tolist() == PAR["argmax0"]
+    assert abs(float(model(tokens, label, plan, p_drop=0.0)) - PAR["loss_vs_seq"]) < 2e-5
+    model_laws.check_cache(model, tokens, label, plan)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("grid", "per_side", "n_heads"), [((4, 4), 4, 4), ((6, 6), 2, 2), ((8, 4), 2, 8)])
+def test_par_of_any_size_is_the_official_forward(grid, per_side, n_heads):
+    """The official sequence, mask and rotary table written out: [class, n tokens, n - 1 learned, blocks of n]."""
+    n, N = per_side**2, grid[0] * grid[1]
+    state = probes.fill(par_shapes(n_transition=n - 1))
+    model, plan = par.load(state, n_heads, grid, per_side), region_groups(*grid, per_side)
+    tokens, label = probes.tokens(2, N, 48), torch.tensor([3, 10])
+    order, place = tokens[:, plan.pos], plan.pos
+    embed = state["tok_embeddings.weight"][order]
+    learned = state[TRANSITION].expand(2, -1, -1)
+    x = torch.cat(
+        [state["cls_embedding.embedding_table.weight"][label][:, None], embed[:, :n], learned, embed[:, n:]], 1
+    )
+    nowhere = torch.full((1,), -1)
+    rope = rope_2d(torch.cat([nowhere, place[:n], nowhere.expand(n - 1), place[n:]]), grid[1], 64 // n_heads)
+    i = torch.arange(N)
+    last = torch.where(i < n, i, n + ((i - n) // n + 1) * n - 1)  # the last column that row i sees
+    mask = torch.arange(N) <= last[:, None]
+    h = model.trunk(x[:, :N], mask, rope[:N])
+    ours = model.hidden(plan.permute(tokens), model.prefix(label), plan)
+    assert (h - ours).abs().max() < 2e-5
+
+
+def test_par_says_what_is_wrong():
+    state = probes.fill(par_shapes())
+    with pytest.raises(CheckpointError, match=r"is \(3, 64\), expected \(15, 64\) for 4x4 regions"):
+        par.load(state, 4, (4, 4), 4)
+    with pytest.raises(CheckpointError, match=r"PAR: misses 'spe_tok_embeddings.special_embeddings.weight'"):
+        par.load({k: v for k, v in state.items() if k != TRANSITION}, 4, (4, 4), 2)
+    with pytest.raises(CheckpointError, match=r"misses 'layers.1.attention.wo.weight'"):
+        par.load({k: v for k, v in state.items() if k != "layers.1.attention.wo.weight"}, 4, (4, 4), 2)

@@ -1,0 +1,186 @@
+"""A plan says which tokens are predicted together, and when: a list of steps, each a set of positions.
+
+Tokens are put into the plan's order once; from then on they stand in *slots*, and every step is a contiguous slice.
+Mask, cache, loss and the decoding loop follow from the plan. What a slot reads is the model's business.
+"""
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from minar.checks import check_number, check_plan
+from minar.transformer import Mask
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """pos: (N,) or (B, N) long, slot -> position on the grid, counted row by row. sizes: slots of each step.
+
+    A (B, N) `pos` gives each row of the batch an order of its own. Raises ValueError unless each row of `pos` holds
+    0 .. N-1 once each, and `sizes` are positive and add up to N.
+    """
+
+    pos: Tensor
+    sizes: tuple[int, ...]
+    n: int = field(init=False)
+    n_steps: int = field(init=False)
+    starts: tuple[int, ...] = field(init=False)  # n_steps + 1 entries: the first slot of each step, and N
+    step: Tensor = field(init=False)  # (N,) long, slot -> step
+    reads_from: Tensor | None = field(init=False)
+    # (N,) long: slot j of step s reads slot j mod n of the step before, which has n; -1 reads the condition.
+    # None where a step is smaller than the one before: some tokens would never be read.
+
+    def __post_init__(self):
+        check_plan(self.pos, self.sizes)
+        starts = [0]
+        for size in self.sizes:
+            starts.append(starts[-1] + size)
+        step = [s for s, size in enumerate(self.sizes) for _ in range(size)]
+        grows = all(a <= b for a, b in zip(self.sizes, self.sizes[1:]))
+        reads = [-1] * self.sizes[0]
+        for s in range(1, len(self.sizes)):
+            reads += [starts[s - 1] + j % self.sizes[s - 1] for j in range(self.sizes[s])]
+        device = self.pos.device
+        derived = {
+            "sizes": tuple(self.sizes),
+            "n": starts[-1],
+            "n_steps": len(self.sizes),
+            "starts": tuple(starts),
+            "step": torch.tensor(step, device=device),
+            "reads_from": torch.tensor(reads, device=device) if grows else None,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def span(self, s: int) -> slice:
+        """The slots of step s."""
+        return slice(self.starts[s], self.starts[s + 1])
+
+    def mask(self, a: int, b: int, n_mute: int = 0) -> Mask:
+        """Who looks at whom: a slot sees every slot of its own step and of the steps before.
+
+        Rows are slots a .. b-1, columns slots 0 .. b-1. n_mute slots before slot 0 predict nothing and are seen by
+        all; they are columns, and rows as well if a is 0. Returns None (all see all), "causal", or a bool tensor.
+        """
+        mute_rows = n_mute if a == 0 else 0
+        if not mute_rows and bisect_right(self.starts, a) == bisect_right(self.starts, b - 1):
+            return None  # one step, and everything before it is known
+        if not mute_rows and self.n_steps == self.n:
+            return "causal"
+        step = torch.cat([self.step.new_full((n_mute,), -1), self.step[:b]])
+        rows = step if a == 0 else self.step[a:b]
+        return rows[:, None] >= step
+
+    def permute(self, x: Tensor) -> Tensor:
+        """(B, N, ...) by position -> (B, N, ...) by slot."""
+        return x[:, self.pos] if self.pos.dim() == 1 else x[_rows(self.pos), self.pos]
+
+    def unpermute(self, x: Tensor) -> Tensor:
+        """(B, N, ...) by slot -> (B, N, ...) by position."""
+        slot = self.pos.argsort(-1)
+        return x[:, slot] if slot.dim() == 1 else x[_rows(slot), slot]
+
+    def at(self, slots: Tensor) -> Tensor:
+        """The positions of (T,) slots: (T,), or (B, T) where each row has its own order. -1 stays -1."""
+        found = self.pos[..., slots.clamp_min(0)]
+        return torch.where(slots < 0, -1, found)
+
+    def to(self, device: torch.device | str) -> "Plan":
+        """The same plan on another device."""
+        return self if self.pos.device == torch.device(device) else Plan(self.pos.to(device), self.sizes)
+
+    def clone(self) -> "Plan":
+        """A copy with memory of its own."""
+        return Plan(self.pos.clone(), self.sizes)
+
+    def copy_(self, other: "Plan") -> "Plan":
+        """Take the order of another plan with the same steps, in place: a recorded CUDA graph reads this memory."""
+        if other.sizes != self.sizes:
+            raise ValueError(f"a plan with steps {other.sizes} does not fit into one with steps {self.sizes}")
+        self.pos.copy_(other.pos)
+        return self
+
+    def repeat(self, k: int) -> "Plan":
+        """For a batch that is stacked k times, as guidance does: per-row orders are stacked, too."""
+        return self if self.pos.dim() == 1 else Plan(self.pos.repeat(k, 1), self.sizes)
+
+
+def _rows(pos: Tensor) -> Tensor:
+    return torch.arange(len(pos), device=pos.device)[:, None]
+
+
+def raster(h: int, w: int) -> Plan:
+    """Row by row from the top left, one token a step."""
+    return Plan(torch.arange(_area(h, w)), (1,) * (h * w))
+
+
+def rows(h: int, w: int, n: int) -> Plan:
+    """Raster order, n neighbours a step: what goes wrong when tokens that depend on each other are drawn together."""
+    if n < 1 or _area(h, w) % n:
+        raise ValueError(f"{h}x{w} tokens cannot be cut into steps of {n}")
+    return Plan(torch.arange(h * w), (n,) * (h * w // n))
+
+
+def region_groups(h: int, w: int, per_side: int) -> Plan:
+    """PAR's order: the grid is cut into per_side^2 regions, and one step draws the same place in each of them.
+
+    The first token of each region is drawn alone, since the first tokens set the scene: N/n + n - 1 steps for n
+    regions. per_side=2 is PAR-4x, 4 is PAR-16x. Wang et al., "Parallelized Autoregressive Visual Generation", 2024.
+    """
+    check_number("per_side", per_side, 1)
+    _area(h, w)
+    if h % per_side or w % per_side:
+        raise ValueError(f"a {h}x{w} grid does not split into {per_side}x{per_side} regions: choose a divisor")
+    place = torch.arange(h * w).view(per_side, h // per_side, per_side, w // per_side)
+    n = per_side**2
+    return Plan(place.permute(1, 3, 0, 2).flatten(), (1,) * n + (n,) * (h * w // n - 1))
+
+
+def random_order(h: int, w: int, batch: int | None = None, generator: torch.Generator | None = None) -> Plan:
+    """A random order, one token a step; `batch`: one for each row."""
+    return Plan(_shuffled(_area(h, w), batch, generator), (1,) * (h * w))
+
+
+def random_sets(
+    h: int, w: int, n_steps: int, batch: int | None = None, generator: torch.Generator | None = None
+) -> Plan:
+    """A random order in n_steps steps that grow as MaskGIT's do (`cosine_sizes`)."""
+    return Plan(_shuffled(_area(h, w), batch, generator), cosine_sizes(h * w, n_steps))
+
+
+def scales(sides: tuple[int, ...]) -> Plan:
+    """VAR's order: square grids of growing side, one a step. Positions are counted from the smallest grid on."""
+    if not sides or list(sides) != sorted(set(sides)) or sides[0] < 1:
+        raise ValueError(f"the sides of the grids must grow, got {tuple(sides)}")
+    sizes = tuple(side**2 for side in sides)
+    return Plan(torch.arange(sum(sizes)), sizes)
+
+
+def cosine_sizes(n: int, n_steps: int) -> tuple[int, ...]:
+    """How many tokens each step draws if the share still hidden falls along a cosine, at least one: 256 in 8 steps are
+    5 15 24 31 39 45 48 49. Chang et al., "MaskGIT", 2022.
+    """
+    if not 1 <= n_steps <= n:
+        raise ValueError(f"{n} tokens can be drawn in 1 to {n} steps, not in {n_steps}")
+    sizes, left = [], n
+    for s in range(1, n_steps + 1):
+        target = math.floor(n * math.cos(math.pi / 2 * s / n_steps))
+        target = max(n_steps - s, min(left - 1, target))  # at least one now, and one for each step to come
+        sizes.append(left - target)
+        left = target
+    return tuple(sizes)
+
+
+def _shuffled(n: int, batch: int | None, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else "cpu"
+    shape = (n,) if batch is None else (batch, n)
+    return torch.rand(shape, generator=generator, device=device).argsort(-1)
+
+
+def _area(h: int, w: int) -> int:
+    if h < 1 or w < 1:
+        raise ValueError(f"a grid needs at least one row and one column, got {h}x{w}")
+    return h * w
