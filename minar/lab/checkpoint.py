@@ -20,6 +20,9 @@ import minar
 PUBLIC = {name: getattr(minar, name) for name in minar.__all__}
 CLASSES: dict[str, type] = {name: x for name, x in PUBLIC.items() if isinstance(x, type) and issubclass(x, nn.Module)}
 
+STANDARD = {nn.Embedding: ("num_embeddings", "embedding_dim")}
+CLASSES |= {cls.__name__: cls for cls in STANDARD}  # torch's own; other arguments stay at their defaults
+
 
 class CheckpointError(RuntimeError):
     """A file that cannot be read as the checkpoint that was asked for; the message is one line."""
@@ -55,7 +58,7 @@ def spec(value):
     name = type(value).__name__
     if CLASSES.get(name) is not type(value):
         raise TypeError(f"{name} is not known to checkpoints: decorate it with @minar.lab.checkpoint.register")
-    names = list(inspect.signature(type(value)).parameters)
+    names = STANDARD.get(type(value)) or list(inspect.signature(type(value)).parameters)
     return {"class": name, "args": {k: spec(getattr(value, k)) for k in names}}
 
 

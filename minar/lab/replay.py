@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from minar.plan import Plan
+
 WARM = 3  # calls before recording: libraries choose their kernels and allocate their workspaces in the first ones
 TRIALS = 3  # calls on which the recording and the step have to agree
 
@@ -21,7 +23,7 @@ class Replay:
     def __init__(self, step: Callable[..., Tensor], model: nn.Module):
         self.step, self.model, self.calls, self.graph = step, model, 0, None
 
-    def __call__(self, *part: Tensor) -> Tensor:
+    def __call__(self, *part: Tensor | Plan) -> Tensor:
         self.calls += 1
         if self.calls == WARM + 1:
             self._record(part)
@@ -31,7 +33,7 @@ class Replay:
             return self._replay(part)
         return self._compare(part)
 
-    def _record(self, part: tuple[Tensor, ...]) -> None:
+    def _record(self, part: tuple) -> None:
         self.part, graph = tuple(x.clone() for x in part), torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
@@ -43,7 +45,7 @@ class Replay:
         self.grads = {p: p.grad for p in self.model.parameters() if p.grad is not None}
         self.graph = graph
 
-    def _replay(self, part: tuple[Tensor, ...]) -> Tensor:
+    def _replay(self, part: tuple) -> Tensor:
         for mine, given in zip(self.part, part, strict=True):
             mine.copy_(given)
         self.graph.replay()
@@ -51,7 +53,7 @@ class Replay:
             p.grad = grad
         return self.loss
 
-    def _compare(self, part: tuple[Tensor, ...]) -> Tensor:
+    def _compare(self, part: tuple) -> Tensor:
         before = [b.clone() for b in self.model.buffers()]
         random = torch.cuda.get_rng_state(part[0].device)
         replayed = self._replay(part).clone()

@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import time
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from minar.lab.codebook import Gardener
 from minar.lab.log import Log
 from minar.lab.profile import device as choose_device
 from minar.lab.replay import Replay
+from minar.plan import Plan
 
 
 def fit(
@@ -38,6 +40,7 @@ def fit(
     save_every: float = 60.0,
     log_every: int = 50,
     progress: bool = True,
+    plan: Plan | Callable[[int], Plan] | None = None,
 ) -> list[dict]:
     """Train the model in place, leave its averaged (EMA) weights in it, and return the log, one dict per line.
 
@@ -45,10 +48,13 @@ def fit(
     together. AdamW; warm-up over the first twentieth, then a cosine to zero; gradients clipped at norm 1; bf16
     autocast on CUDA. out: a folder for log.jsonl, the state of training every `save_every` seconds, and in the end
     model.safetensors; called again with the same folder, fit goes on where it was. Under torchrun each process
-    takes its share of the batch. Raises FloatingPointError where the loss stops being a number.
+    takes its share of the batch. plan: for a model that follows one (ARModel); or a function that draws one
+    for a batch of so many rows, anew at each step. Raises FloatingPointError where the loss stops being a number.
     """
     recipe = {"steps": steps, "batch": batch, "lr": lr, "weight_decay": weight_decay, "ema": ema, "seed": seed}
     recipe["data"] = check_data(model, data, batch)
+    if plan is not None:
+        recipe["plan"] = check_plan(model, plan, batch)
     rank, world, device = place(device)
     model.to(device).train()
     data = tuple(x.to(device) for x in data)
@@ -70,6 +76,8 @@ def fit(
             rows = pick_rows(len(data[0]), batch, run.step, seed)[rank::world].to(device)
             part = tuple(x[rows] for x in data)
             run.gardener.tend(run, part)
+            if plan is not None:
+                part += ((plan(len(rows)) if callable(plan) else plan).to(device),)
             log.count(gradients(*part), batch)
             run.update()
             bar.update()
@@ -162,6 +170,15 @@ def check_data(model: nn.Module, data: tuple[Tensor, ...], batch: int) -> list[l
             raise TypeError(f"{type(model).__name__} trains on ({names}), got {len(data)} tensor(s)") from None
         model.check(*data, wait=True)
     return [list(x.shape) for x in data]
+
+
+def check_plan(model: nn.Module, plan: Plan | Callable[[int], Plan], batch: int) -> list | str:
+    """Raise unless the model can follow the plan. Returns what tells it from others, as far as that can be told."""
+    if not hasattr(model, "check_plan"):
+        raise TypeError(f"{type(model).__name__} follows no plan: leave it out")
+    with torch.random.fork_rng(devices=[]):
+        model.check_plan(plan(batch) if callable(plan) else plan, batch)
+    return "drawn" if callable(plan) else [list(plan.sizes), plan.pos.tolist()]
 
 
 def place(device: str) -> tuple[int, int, torch.device]:
