@@ -53,7 +53,7 @@ def _drawing(p: argparse.ArgumentParser, samples: int, cfg: float, out: str) -> 
 
 
 def _demo(p: argparse.ArgumentParser) -> None:
-    _drawing(p, samples=4, cfg=1.5, out="minar-demo")
+    _drawing(p, samples=2, cfg=1.5, out="minar-demo")
     p.set_defaults(run=lambda a: demo(pick_labels(a.kind, data.FASHION_NAMES), a.seed, a.cfg, a.samples, a.out))
 
 

@@ -454,8 +454,15 @@ def _(m):
     m.setattr(jacobi, "race", lambda x, generator: right(p.expand_as(x), generator))
 
 
-@pytest.mark.parametrize("name", BUGS)
-def test_the_bug_is_caught(name, monkeypatch):
+def test_every_law_catches_something():
+    assert {law for law, *_ in BUGS.values()} == set(LAWS)
+    judged = {name for name in vars(model_laws) if name.startswith("check_")}
+    used = {name for law in LAWS for name in law.__code__.co_names}
+    assert judged <= used, f"no bug is planted for {judged - used}"
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, id=f"{law.__name__}: {name}") for name, (law, *_) in BUGS.items()])
+def test_planted_bug_is_caught(name, monkeypatch):
     law, plant, says, family, words = BUGS[name]
     plant(monkeypatch)
     with pytest.raises(AssertionError) as error:

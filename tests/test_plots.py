@@ -16,10 +16,13 @@ from minar.lab.plots import (
     show_curve,
     show_images,
     show_map,
+    show_mask,
+    show_plan,
     show_tokens,
 )
 from minar.lab.plots.style import WIDEST
 from minar.lab.plots.tokens import codebook_colours
+from minar.plan import random_order, raster, region_groups
 
 
 def noise(*shape, seed=0):
@@ -107,6 +110,28 @@ def test_show_tokens(codebook):
         show_tokens(tokens, (3, 3))
     with pytest.raises(ValueError, match=r"0\.\.15, got 0 to 99"):
         show_tokens(tokens.clone().fill_(99).scatter(0, torch.tensor([0]), 0), (3, 4), vocab=16, codebook=codebook)
+
+
+def test_show_plan_colours_each_step_and_numbers_small_grids():
+    plan = region_groups(4, 4, 2)
+    figure = show_plan(plan, (4, 4))
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.tolist() == [[0, 4, 1, 4], [5, 6, 5, 6], [2, 4, 3, 4], [5, 6, 5, 6]]
+    assert [t.get_text() for t in figure.axes[0].texts] == [str(s) for row in shown.tolist() for s in row]
+    assert not show_plan(raster(16, 16), (16, 16)).axes[0].texts
+    for n in (1, 2, 4):
+        plans = {f"plan {i}": random_order(4, 4, 3) for i in range(n)}
+        width, _ = show_plan(plans, (4, 4), title="side by side").size_px
+        assert width <= WIDEST and drawn(show_plan(plans, (4, 4))).std() > 10
+    with pytest.raises(ValueError, match="has 16 slots, a 3x4 grid has 12 places"):
+        show_plan(plan, (3, 4))
+
+
+def test_show_mask_hides_what_a_slot_does_not_see():
+    plan = region_groups(4, 4, 2)
+    shown = show_mask(plan, title="mask").axes[0].images[0].get_array()
+    assert (np.ma.getmaskarray(np.ma.masked_invalid(shown)) == ~plan.mask(0, 16).numpy()).all()
+    assert drawn(show_mask({"a": plan, "b": raster(4, 4)})).std() > 10
 
 
 def test_curves_bars_and_maps_draw():

@@ -4,6 +4,7 @@ A model is rebuilt from {class, args}, so a file needs no code beside it and no 
 every model class keeps each constructor argument in an attribute of the same name.
 """
 
+import importlib
 import inspect
 import json
 import os
@@ -59,7 +60,9 @@ def spec(value):
     if CLASSES.get(name) is not type(value):
         raise TypeError(f"{name} is not known to checkpoints: decorate it with @minar.lab.checkpoint.register")
     names = STANDARD.get(type(value)) or list(inspect.signature(type(value)).parameters)
-    return {"class": name, "args": {k: spec(getattr(value, k)) for k in names}}
+    module = type(value).__module__
+    where = {"module": module} if name not in PUBLIC and module.startswith("minar.") else {}
+    return {"class": name, **where, "args": {k: spec(getattr(value, k)) for k in names}}
 
 
 def rebuild(value, path: str | Path = "checkpoint"):
@@ -68,6 +71,9 @@ def rebuild(value, path: str | Path = "checkpoint"):
         return tuple(rebuild(v, path) for v in value)
     if not isinstance(value, dict):
         return value
+    if value.get("class") not in CLASSES and str(value.get("module")).startswith("minar."):
+        with suppress(ImportError):  # it registers its classes; only this package's own code is ever imported
+            importlib.import_module(value["module"])
     if value.get("class") not in CLASSES:
         known = ", ".join(sorted(CLASSES))
         raise CheckpointError(f"{path}: holds a {value.get('class')!r}; known are {known}: import its module first")

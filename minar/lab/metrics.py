@@ -6,17 +6,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from minar.plan import Plan
+
 
 @torch.no_grad()
-def bits_per_token(model: nn.Module, tokens: Tensor, labels: Tensor, batch: int = 256) -> float:
+def bits_per_token(
+    model: nn.Module, tokens: Tensor, labels: Tensor, batch: int = 256, plan: Plan | None = None
+) -> float:
     """Mean negative log-likelihood of (n, N) tokens given their labels, in bits: log2 V for a model that knows nothing.
 
+    plan: for a model that follows one; what is drawn in one step counts as independent, because it is drawn so.
     Comparable between models of one tokenizer only: another tokenizer is another language.
     """
     device = next(model.parameters()).device
-    parts = [
-        model(t.to(device), y.to(device), p_drop=0.0) * len(t) for t, y in zip(tokens.split(batch), labels.split(batch))
-    ]
+    pairs = zip(tokens.to(device).split(batch), labels.to(device).split(batch), strict=True)
+    if plan is None:
+        parts = [model(t, y, p_drop=0.0) * len(t) for t, y in pairs]
+    else:
+        parts = [model.nll(t, y, plan.to(device)).mean() * len(t) for t, y in pairs]
     return float(torch.stack(parts).sum()) / len(tokens) / math.log(2)
 
 

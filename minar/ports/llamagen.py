@@ -3,8 +3,7 @@
     gpt = load_gpt(read("c2i_B_256.pt"), n_heads=12, grid=(16, 16))
     vqvae = load_vqvae(read("vq_ds16_c2i.pt"))
 
-Both can be written with minar.lab.checkpoint.save. To load a tokenizer again, `import minar.ports.llamagen` first:
-checkpoint.load knows only classes that have been imported. A GPT needs no such import.
+Both can be written with minar.lab.checkpoint.save and are then like any other checkpoint.
 
 Source: FoundationVision/LlamaGen, autoregressive/models/gpt.py and tokenizer/tokenizer_image/vq_model.py.
 Sun et al., "Autoregressive Model Beats Diffusion: LlamaGen", 2024.

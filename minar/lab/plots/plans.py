@@ -1,0 +1,70 @@
+"""Plans as pictures: when each token is drawn, and which slot sees which."""
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+import torch
+
+from minar.lab.plots.style import INK, STYLE, WIDEST, Picture, picture
+from minar.plan import Plan
+
+NUMBERED = 10  # up to this many rows or columns each cell carries its step's number
+
+
+@matplotlib.rc_context(STYLE)
+def show_plan(plans: Plan | Mapping[str, Plan], grid: tuple[int, int], title: str | None = None) -> Picture:
+    """The (h, w) grid of each plan, coloured by the step in which a token is drawn: dark first, bright last.
+
+    plans: one, or {name: plan}, side by side. Of a plan with an order for each row the first row is shown.
+    """
+    plans = {"": plans} if isinstance(plans, Plan) else dict(plans)
+    h, w = grid
+    for name, plan in plans.items():
+        if plan.n != h * w:
+            raise ValueError(f"plan {name!r} has {plan.n} slots, a {h}x{w} grid has {h * w} places")
+    width = min(WIDEST, 230 * len(plans) + 20)
+    fig = picture(width, round((width / len(plans)) * h / w) + (70 if title else 45))
+    axes = fig.subplots(1, len(plans), squeeze=False)[0]
+    for ax, (name, plan) in zip(axes, plans.items(), strict=True):
+        steps = _by_place(plan).view(h, w).numpy()
+        ax.imshow(steps, vmin=0, vmax=max(1, plan.n_steps - 1))
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+        ax.set_title(f"{name}: {plan.n_steps} steps" if name else f"{plan.n_steps} steps", fontsize=11)
+        if max(h, w) <= NUMBERED:
+            for (y, x), s in np.ndenumerate(steps):
+                bright = s > 0.6 * plan.n_steps
+                ax.text(x, y, s, ha="center", va="center", fontsize=8, color=INK if bright else "white")
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return fig
+
+
+@matplotlib.rc_context(STYLE)
+def show_mask(plans: Plan | Mapping[str, Plan], title: str | None = None) -> Picture:
+    """Which slot (row) sees which (column), coloured by the step of what is seen; white is hidden."""
+    plans = {"": plans} if isinstance(plans, Plan) else dict(plans)
+    width = min(WIDEST, 260 * len(plans) + 20)
+    fig = picture(width, width // len(plans) + (70 if title else 45))
+    axes = fig.subplots(1, len(plans), squeeze=False)[0]
+    for ax, (name, plan) in zip(axes, plans.items(), strict=True):
+        sees = plan.step[:, None] >= plan.step
+        shown = torch.where(sees, plan.step.float(), torch.nan).numpy()
+        ax.imshow(shown, vmin=0, vmax=max(1, plan.n_steps - 1))
+        ax.grid(False)
+        ax.set(xticks=[], yticks=[], xlabel="is seen: slot", ylabel="sees: slot", title=name)
+        for start in plan.starts[1:-1]:
+            if plan.n <= 40:
+                ax.axhline(start - 0.5, color="white", linewidth=0.8)
+                ax.axvline(start - 0.5, color="white", linewidth=0.8)
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return fig
+
+
+def _by_place(plan: Plan) -> torch.Tensor:
+    """(N,) position -> step, on the CPU."""
+    pos = plan.pos.cpu() if plan.pos.dim() == 1 else plan.pos[0].cpu()
+    return torch.empty_like(plan.step, device="cpu").index_copy(0, pos, plan.step.cpu())
