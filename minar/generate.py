@@ -34,7 +34,7 @@ def generate(
         check_number("cfg", cfg, 0)
     tokens = model.head.empty(len(cond), plan.n)
     plan, cond = plan.to(tokens.device), cond.to(tokens.device)
-    _fill(tokens, model, plan, prompt, prompt_steps)
+    fill_prompt(tokens, model, plan, prompt, prompt_steps)
     prefix = model.prefix(cond, guided=callable(cfg) or cfg != 1)
     cache = KVCache(prefix.shape[1] + plan.n) if use_cache and model.cached else None
     for s in trange(prompt_steps, plan.n_steps, disable=not progress, desc="decode"):
@@ -42,7 +42,8 @@ def generate(
     return plan.unpermute(tokens)
 
 
-def _fill(tokens: Tensor, model: ARModel, plan: Plan, prompt: Tensor | None, steps: int) -> None:
+def fill_prompt(tokens: Tensor, model: ARModel, plan: Plan, prompt: Tensor | None, steps: int) -> None:
+    """Write the tokens of the first `steps` steps of a (B, N) prompt by position into (B, N) tokens by slot."""
     if not 0 <= steps <= plan.n_steps:
         raise ValueError(f"prompt_steps must lie in 0..{plan.n_steps}, the steps of the plan, got {steps}")
     if prompt is None:

@@ -76,7 +76,7 @@ class GPT(nn.Module):
         check_ids("label", label, self.n_classes + 1, 1, wait=True)
         check_number("cfg", cfg, 0)
         tokens = self.head.empty(len(label), self.n_tokens)
-        start = self._fill(tokens, prompt)
+        start = self.fill_prompt(tokens, prompt)
         cond = label.to(tokens.device)
         if cfg != 1:
             cond = torch.cat([cond, self.cond.null(cond)])  # one pass for both: with the class, and without
@@ -88,7 +88,8 @@ class GPT(nn.Module):
             tokens[:, i] = self.head.sample(h, h_null, cfg, **knobs)[:, 0]
         return tokens
 
-    def _fill(self, tokens: Tensor, prompt: Tensor | None) -> int:
+    def fill_prompt(self, tokens: Tensor, prompt: Tensor | None) -> int:
+        """Write a (B, n) prompt into the first of (B, N) tokens and return n; 0 without one."""
         if prompt is None:
             return 0
         check_ids("prompt", prompt, self.vocab, 2, wait=True)

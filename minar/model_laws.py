@@ -4,10 +4,13 @@ Wake the model first (`laws.wake`), on the CPU and in float32. tokens: (B, N[, C
 which neighbours are unlike. Raster alone proves little: judge with steps of several slots, too.
 """
 
+import copy
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from minar.cache import KVCache
 from minar.generate import generate
@@ -209,3 +212,33 @@ def check_same_as_gpt(model: ARModel, gpt, tokens: Tensor, label: Tensor, plan: 
     for cfg in (1.0, 2.0):
         ours = generate(model, label, plan, cfg, temperature=0)
         assert torch.equal(ours, gpt.generate(label, cfg, temperature=0)), f"the greedy images differ (cfg {cfg})"
+
+
+def check_meta(model: ARModel, tokens: Tensor, cond: Tensor, plan: Plan) -> None:
+    """Loss, gradients and decoding run where tensors have shapes but no values: nothing waits for a value.
+
+    What waits for one on a GPU makes the host stand still at every step, and cannot be recorded.
+    """
+    ghost = copy.deepcopy(model).to("meta")
+    tokens, cond, plan = tokens.to("meta"), cond.to("meta"), plan.to("meta")
+    try:
+        ghost(tokens, cond, plan).backward()
+        drawn = generate(ghost, cond, plan, 2.0)
+    except (NotImplementedError, RuntimeError) as error:
+        raise AssertionError(f"needs values where there are none: {str(error).splitlines()[0]}") from error
+    assert drawn.shape[:2] == (len(cond), plan.n) and drawn.device.type == "meta", "the tokens are on another device"
+
+
+def check_one_graph(model: ARModel, tokens: Tensor, cond: Tensor, draw_plan: Callable[[int], Plan]) -> None:
+    """torch.compile makes one graph of the training loss, and fresh plans of the same steps need no other."""
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(model.nll, backend=counter, fullgraph=True, dynamic=False)
+    for seed in range(3):
+        plan = draw_plan(seed)
+        try:
+            gap = _gap(compiled(tokens, cond, plan), model.nll(tokens, cond, plan))
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise AssertionError(f"is not one graph: {str(error).splitlines()[0]}") from error
+        assert gap <= 1e-4, "compiled, the loss is another"
+    assert counter.frame_count == 1, f"{counter.frame_count} graphs for three plans of the same steps"

@@ -5,7 +5,6 @@ Mask, cache, loss and the decoding loop follow from the plan. What a slot reads 
 """
 
 import math
-from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import torch
@@ -66,7 +65,7 @@ class Plan:
         all; they are columns, and rows as well if a is 0. Returns None (all see all), "causal", or a bool tensor.
         """
         mute_rows = n_mute if a == 0 else 0
-        if not mute_rows and bisect_right(self.starts, a) == bisect_right(self.starts, b - 1):
+        if not mute_rows and not any(a < start < b for start in self.starts):
             return None  # one step, and everything before it is known
         if not mute_rows and self.n_steps == self.n:
             return "causal"
@@ -94,7 +93,7 @@ class Plan:
 
     def clone(self) -> "Plan":
         """A copy with memory of its own."""
-        return Plan(self.pos.clone(), self.sizes)
+        return self._with(self.pos.clone())
 
     def copy_(self, other: "Plan") -> "Plan":
         """Take the order of another plan with the same steps, in place: a recorded CUDA graph reads this memory."""
@@ -105,7 +104,14 @@ class Plan:
 
     def repeat(self, k: int) -> "Plan":
         """For a batch that is stacked k times, as guidance does: per-row orders are stacked, too."""
-        return self if self.pos.dim() == 1 else Plan(self.pos.repeat(k, 1), self.sizes)
+        return self if self.pos.dim() == 1 else self._with(self.pos.repeat(k, 1))
+
+    def _with(self, pos: Tensor) -> "Plan":
+        """The same steps in orders that are known to be orders: nothing is checked, nothing waits for the device."""
+        plan = object.__new__(Plan)
+        for name, value in vars(self).items():
+            object.__setattr__(plan, name, pos if name == "pos" else value)
+        return plan
 
 
 def _rows(pos: Tensor) -> Tensor:

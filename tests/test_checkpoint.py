@@ -222,7 +222,7 @@ def test_the_core_stands_alone(name):
 WAITS = ("item", "cuda", "to", "cpu", "tolist", "numpy", "nonzero")
 DOORS = {
     "generate.generate": {"to"},
-    "generate._fill": {"to"},
+    "generate.fill_prompt": {"to"},
     "gpt.generate": {"to"},  # labels may come from anywhere; once per image, not per token
     "plan.to": {"to"},
     "quantizers.draw_rows": {"to"},  # a CPU generator draws the same rows on every device; at restarts only

@@ -6,7 +6,7 @@ import pytest
 import torch
 from families import batch, model, par
 
-from minar import GPT, AnyOrderAR, MaskedAR, NextStepAR, Plan, laws, model_laws
+from minar import GPT, AnyOrderAR, CategoricalHead, MaskedAR, NextStepAR, Plan, laws, model_laws
 from minar.condition import ClassLabel, TextPrefix
 from minar.model import ARModel, before
 from minar.papers import jacobi
@@ -70,6 +70,16 @@ def trained(family, words):
     laws.check_all_trained(model(family, words=words), *batch(words=words), REGIONS)
 
 
+def meta(family, words):
+    model_laws.check_meta(model(family, words=words), *batch(words=words), REGIONS)
+
+
+def one_graph(family, words):
+    orders = [random_order(4, 4, generator=torch.Generator().manual_seed(seed)).pos for seed in range(3)]
+    draw = lambda seed: Plan(orders[seed], (4, 4, 4, 4))  # noqa: E731
+    model_laws.check_one_graph(model(family, words=words), *batch(words=words), draw)
+
+
 def seam(family, words):
     m = par()
     m.target.weight.data.zero_()
@@ -88,7 +98,23 @@ def speculation(family, words):
     laws.check_sampler(draw, p)
 
 
-LAWS = (plans, peeking, counts, twins, cache, decoding, parallel, guided, nll, as_gpt, trained, seam, speculation)
+LAWS = (
+    plans,
+    peeking,
+    counts,
+    twins,
+    cache,
+    decoding,
+    parallel,
+    guided,
+    nll,
+    as_gpt,
+    trained,
+    meta,
+    one_graph,
+    seam,
+    speculation,
+)
 MANY = {parallel: AnyOrderAR}
 
 
@@ -262,7 +288,7 @@ def _(m):
 
 @bug("the prompt is erased", decoding, "completed from its first")
 def _(m):
-    m.setattr(importlib.import_module("minar.generate"), "_fill", lambda *args: None)
+    m.setattr(importlib.import_module("minar.generate"), "fill_prompt", lambda *args: None)
 
 
 # Any order.
@@ -421,6 +447,39 @@ def _(m):
     m.setattr(
         model_laws, "generate", lambda model, cond, plan, *a, **k: plan.permute(right(model, cond, plan, *a, **k))
     )
+
+
+@bug("the model looks at its tokens", meta, "needs values where there are none")
+def _(m):
+    read_with(m, lambda self, t, p, plan, slots, x, rope: (x if t.sum() >= 0 else x, rope))
+
+
+@bug("a tensor is made on the CPU", meta, "")
+def _(m):
+    m.setattr(CategoricalHead, "empty", lambda self, batch, n: torch.zeros(batch, n, dtype=torch.long))
+
+
+@bug("a tensor is brought to the CPU", meta, "needs values where there are none", AnyOrderAR)
+def _(m):
+    right = AnyOrderAR.read
+    m.setattr(AnyOrderAR, "read", lambda self, tokens, plan, slots: right(self, tokens.cpu(), plan, slots))
+
+
+@bug("the model looks at its plan", one_graph, "is not one graph")
+def _(m):
+    read_with(m, lambda self, t, p, plan, slots, x, rope: (x + 0.0 * int(plan.pos[0]), rope))
+
+
+@bug("each plan is a graph of its own", one_graph, "graphs for three plans of the same steps")
+def _(m):
+    right = Plan.__post_init__
+
+    def wrong(self):
+        right(self)
+        object.__setattr__(self, "first", int(self.pos[0]))
+
+    m.setattr(Plan, "__post_init__", wrong)
+    read_with(m, lambda self, t, p, plan, slots, x, rope: (x + 0.0 * plan.first, rope))
 
 
 # Papers.

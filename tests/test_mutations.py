@@ -312,13 +312,13 @@ def _(w, m):
 
 @bug("the prompt is drawn over", generate, "a prompt must come back unchanged")
 def _(w, m):
-    m.setattr(GPT, "_fill", lambda self, tokens, prompt: 0)
+    m.setattr(GPT, "fill_prompt", lambda self, tokens, prompt: 0)
 
 
 @bug("decoding starts one token late", generate, "completed from its first")
 def _(w, m):
-    fill = GPT._fill
-    m.setattr(GPT, "_fill", lambda self, tokens, prompt: min(fill(self, tokens, prompt) + 1, 16))
+    fill = GPT.fill_prompt
+    m.setattr(GPT, "fill_prompt", lambda self, tokens, prompt: min(fill(self, tokens, prompt) + 1, 16))
 
 
 @bug("cfg is ignored", guided, "at cfg 0 another label changes the image")
