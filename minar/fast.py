@@ -1,0 +1,147 @@
+"""Fast decoding: the same model and the same steps, recorded once as CUDA graphs and replayed.
+
+A small kernel takes the card a microsecond and the host ten to start it. A recording starts thousands at once. It is
+made of `model.draw`, step by step, so there is no second model to keep equal: every family, every plan, each step with
+the live prefix of its cache. What it writes are the tokens of `generate`.
+
+On a CPU there is nothing to record: it is `generate`, in inference mode.
+"""
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from minar.cache import KVCache
+from minar.generate import fill_prompt
+from minar.generate import generate as plain
+from minar.gpt import GPT
+from minar.model import ARModel, Scale
+from minar.next_step import NextStepAR
+from minar.plan import Plan, raster
+
+SEGMENT = 32  # steps in one graph
+# cuDNN's attention would prepare itself anew for every length of the prefix, a tenth of a second each
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+KEPT = 8  # recordings of one model; the oldest goes first
+
+_recordings: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+_followers: WeakKeyDictionary[GPT, NextStepAR] = WeakKeyDictionary()
+
+
+def generate(
+    model: ARModel | GPT,
+    cond: Tensor,
+    plan: Plan | None = None,
+    cfg: Scale = 1.0,
+    prompt: Tensor | None = None,
+    prompt_steps: int = 0,
+    use_cache: bool = True,
+    progress: bool = False,
+    **knobs,
+) -> Tensor:
+    """The tokens of minar.generate, or of GPT.generate: the same arguments, the same result, sooner.
+
+    A GPT needs no plan; its prompt is (B, n), as in GPT.generate. On a GPU the first call with a model, batch size,
+    plan, cfg and knobs records; later ones replay. Weights that change in place are seen; where they have moved, it
+    records anew. Raises ValueError for a model in training mode, RuntimeError with the bytes needed if memory is short.
+    """
+    if model.training:
+        raise ValueError(f"the {type(model).__name__} is in training mode: call model.eval() before decoding")
+    if isinstance(model, GPT):
+        model, plan, prompt, prompt_steps = _as_follower(model, cond, prompt)
+    where = next(model.parameters()).device
+    if where.type != "cuda" or not use_cache:
+        with torch.inference_mode():
+            tokens = plain(model, cond, plan, cfg, prompt, prompt_steps, use_cache, progress, **knobs)
+        return tokens.clone()  # outside: what is made in inference mode cannot be trained on
+    with torch.no_grad(), torch.cuda.device(where):
+        return _replayed(model, cond, plan.to(where), cfg, prompt, prompt_steps, knobs)
+
+
+def _as_follower(gpt: GPT, label: Tensor, prompt: Tensor | None) -> tuple[NextStepAR, Plan, Tensor | None, int]:
+    """A GPT as the NextStepAR that it is: the same modules, a target that stays zero."""
+    if gpt not in _followers:
+        parts = gpt.trunk, gpt.embed, gpt.cond, gpt.head, gpt.grid
+        _followers[gpt] = NextStepAR(*parts).to(gpt.head.weight.device, gpt.head.weight.dtype).eval()
+    follower = _followers[gpt]
+    follower.target.to(gpt.head.weight.device, gpt.head.weight.dtype)
+    if prompt is None:
+        return follower, raster(*gpt.grid), None, 0
+    whole = gpt.head.empty(len(label), gpt.n_tokens)
+    return follower, raster(*gpt.grid), whole, gpt.fill_prompt(whole, prompt)
+
+
+@dataclass
+class Recording:
+    """Graphs, and the memory that they read and write."""
+
+    graphs: list[torch.cuda.CUDAGraph]
+    tokens: Tensor
+    cond: Tensor
+    plan: Plan
+    generator: torch.Generator
+    weights: tuple[int, ...]
+    held: tuple  # prefix and cache: later graphs read what earlier ones have left there
+
+
+def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prompt_steps: int, knobs: dict) -> Tensor:
+    model.cond.check(cond, wait=True)
+    model.check_plan(plan, len(cond))
+    asked = knobs.pop("generator", None) or torch.cuda.default_generators[torch.cuda.current_device()]
+    key = (tuple(cond.shape), plan.sizes, tuple(plan.pos.shape), cfg, prompt_steps, tuple(sorted(knobs.items())))
+    known = _recordings.setdefault(model, {})
+    recording = known.get(key)
+    if recording is None or recording.weights != _addresses(model):
+        known.pop(key, None)
+        while len(known) >= KEPT:
+            known.pop(next(iter(known)))
+        try:
+            with sdpa_kernel(ATTENTION):
+                recording = known[key] = _record(model, cond, plan, cfg, prompt_steps, knobs)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError(_too_big(model, len(cond), plan, guided=callable(cfg) or cfg != 1)) from error
+
+    fill_prompt(recording.tokens, model, plan, prompt, prompt_steps)
+    recording.cond.copy_(cond)
+    recording.plan.copy_(plan)
+    recording.generator.set_state(asked.get_state())
+    for graph in recording.graphs:
+        graph.replay()
+    asked.set_state(recording.generator.get_state())
+    return plan.unpermute(recording.tokens)
+
+
+def _record(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt_steps: int, knobs: dict) -> Recording:
+    tokens, cond, plan = model.head.empty(len(cond), plan.n), cond.to(plan.pos.device).clone(), plan.clone()
+    generator, pool = torch.Generator(cond.device), torch.cuda.graph_pool_handle()
+    guided, graphs = callable(cfg) or cfg != 1, []
+    knobs = {**knobs, "generator": generator}
+    warm = model.prefix(cond, guided)
+    model.draw(tokens, warm, plan, prompt_steps if prompt_steps < plan.n_steps else 0, None, cfg, **knobs)
+    cache, prefix = KVCache(warm.shape[1] + plan.n) if model.cached else None, None
+    for lo in range(prompt_steps, plan.n_steps, SEGMENT):
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(generator)
+        with torch.cuda.graph(graph, pool=pool):
+            prefix = model.prefix(cond, guided) if prefix is None else prefix
+            for s in range(lo, min(lo + SEGMENT, plan.n_steps)):
+                tokens[:, plan.span(s)] = model.draw(tokens, prefix, plan, s, cache, cfg, **knobs)
+        graphs.append(graph)
+    return Recording(graphs, tokens, cond, plan, generator, _addresses(model), (prefix, cache))
+
+
+def _too_big(model: ARModel, batch: int, plan: Plan, guided: bool) -> str:
+    """What decoding needs at least, and the batch for which that is there."""
+    rows, weight = 2 if guided else 1, next(model.parameters())
+    row = rows * plan.n * model.trunk.width * 2 * model.trunk.n_layers * weight.element_size()
+    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    fits = max(0, int(0.7 * free / row))
+    needed = f"keys and values of {batch} rows take {batch * row / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    return f"out of GPU memory: {needed}: try a batch of {fits}"
+
+
+def _addresses(model: nn.Module) -> tuple[int, ...]:
+    return tuple(x.data_ptr() for x in (*model.parameters(), *model.buffers()))
