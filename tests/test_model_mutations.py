@@ -451,7 +451,7 @@ def _(m):
 
 @bug("the model looks at its tokens", meta, "needs values where there are none")
 def _(m):
-    read_with(m, lambda self, t, p, plan, slots, x, rope: (x if t.sum() >= 0 else x, rope))
+    read_with(m, lambda self, t, p, plan, slots, x, rope: (x, rope) if t.sum() > 7 else (x + 0, rope))
 
 
 @bug("a tensor is made on the CPU", meta, "")
@@ -467,7 +467,7 @@ def _(m):
 
 @bug("the model looks at its plan", one_graph, "is not one graph")
 def _(m):
-    read_with(m, lambda self, t, p, plan, slots, x, rope: (x + 0.0 * int(plan.pos[0]), rope))
+    read_with(m, lambda self, t, p, plan, slots, x, rope: (x, rope) if plan.pos[0] > 7 else (x + 0, rope))
 
 
 @bug("each plan is a graph of its own", one_graph, "graphs for three plans of the same steps")
