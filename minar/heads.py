@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minar.checks import check_ids, check_number
+from minar.cross_entropy import cross_entropy
 from minar.sampling import guide, race, top_k, top_p
 
 
@@ -18,8 +19,7 @@ class CategoricalHead(nn.Linear):
 
     def loss(self, h: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy in nats of each token, in float32. h: (B, N, D); target: (B, N) long. Returns (B, N)."""
-        logits = self(h).float()
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+        return cross_entropy(h.flatten(0, 1), self.weight, target.flatten()).view_as(target)
 
     def logits(self, h: Tensor, h_null: Tensor | None = None, cfg: float = 1.0) -> Tensor:
         """Guided logits in float32. h, h_null: (B, T, D), with and without the condition. Returns (B, T, V)."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,12 @@ def test_every_row_is_seen_once_per_epoch(n, batch, seed):
 def test_epochs_and_seeds_differ():
     first, second = pick_rows(50, 100, 0, 0).split(50)
     assert not torch.equal(first, second) and not torch.equal(first, pick_rows(50, 50, 0, 1))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+def test_compiled_training_is_training():
+    losses = [[line["loss"] for line in short(gpt(), sentences(), 4, compiled=c)] for c in (False, True)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[0][-1] < losses[0][0]
 
 
 # Codebooks.

@@ -41,6 +41,7 @@ def fit(
     log_every: int = 50,
     progress: bool = True,
     plan: Plan | Callable[[int], Plan] | None = None,
+    compiled: bool = False,
 ) -> list[dict]:
     """Train the model in place, leave its averaged (EMA) weights in it, and return the log, one dict per line.
 
@@ -49,7 +50,8 @@ def fit(
     autocast on CUDA. out: a folder for log.jsonl, the state of training every `save_every` seconds, and in the end
     model.safetensors; called again with the same folder, fit goes on where it was. Under torchrun each process
     takes its share of the batch. plan: for a model that follows one (ARModel); or a function that draws one
-    for a batch of so many rows, anew at each step. Raises FloatingPointError where the loss stops being a number.
+    for a batch of so many rows, anew at each step. compiled: with torch.compile, which takes a minute to
+    begin with. Raises FloatingPointError where the loss stops being a number.
     """
     recipe = {"steps": steps, "batch": batch, "lr": lr, "weight_decay": weight_decay, "ema": ema, "seed": seed}
     recipe["data"] = check_data(model, data, batch)
@@ -63,6 +65,8 @@ def fit(
     if out and (out / resume.STATE).exists():
         resume.restore(run, out / resume.STATE)
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    if compiled:
+        wrapped = torch.compile(wrapped, dynamic=False)
     gradients = partial(run.gradients, wrapped)
     if device.type == "cuda" and world == 1:
         gradients = Replay(gradients, model)
