@@ -1,19 +1,27 @@
-"""Measurements that can be repeated: python -m bench import.
+"""Measurements that can be repeated: python -m bench decode | train | quantizer | cost | import.
 
 Ratios inside one run on one machine are the currency; seconds hold only on the machine that is named beside them.
 """
 
 import argparse
+from pathlib import Path
 
-from bench import import_cost
+from bench import cost, decode, import_cost, quantizer, train
+from minar.lab.profile import device
 
-BENCHES = {"import": import_cost.run}
+BENCHES = {"decode": decode.run, "train": train.run, "quantizer": quantizer.run, "cost": cost.run}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", choices=BENCHES)
-    print(BENCHES[parser.parse_args().what]())
+    parser.add_argument("what", choices=[*BENCHES, "import"])
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, too")
+    args = parser.parse_args()
+    if args.what == "import":
+        print(import_cost.run())
+    else:
+        print(BENCHES[args.what](device(args.device), path=args.json))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,17 @@ A small kernel takes the card a microsecond and the host ten to start it. A reco
 made of `model.draw`, step by step, so there is no second model to keep equal: every family, every plan, each step with
 the live prefix of its cache. What it writes are the tokens of `generate`.
 
-On a CPU there is nothing to record: it is `generate`, in inference mode.
+On a CPU there is nothing to record: it is `generate` in inference mode, with the products of few rows turned round.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -22,6 +26,7 @@ from minar.model import ARModel, Scale
 from minar.next_step import NextStepAR
 from minar.plan import Plan, raster
 
+FEW = 8  # rows up to which a product on the CPU is turned round
 SEGMENT = 32  # steps in one graph
 # cuDNN's attention would prepare itself anew for every length of the prefix, a tenth of a second each
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -54,7 +59,7 @@ def generate(
         model, plan, prompt, prompt_steps = _as_follower(model, cond, prompt)
     where = next(model.parameters()).device
     if where.type != "cuda" or not use_cache:
-        with torch.inference_mode():
+        with torch.inference_mode(), _few_rows(model):
             tokens = plain(model, cond, plan, cfg, prompt, prompt_steps, use_cache, progress, **knobs)
         return tokens.clone()  # outside: what is made in inference mode cannot be trained on
     with torch.no_grad(), torch.cuda.device(where):
@@ -72,6 +77,26 @@ def _as_follower(gpt: GPT, label: Tensor, prompt: Tensor | None) -> tuple[NextSt
         return follower, raster(*gpt.grid), None, 0
     whole = gpt.head.empty(len(label), gpt.n_tokens)
     return follower, raster(*gpt.grid), whole, gpt.fill_prompt(whole, prompt)
+
+
+@contextmanager
+def _few_rows(model: nn.Module) -> Iterator[None]:
+    """For a handful of vectors x, W x^T: the CPU's libraries read W about twice as fast as for x W^T."""
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    for linear in linears:
+        linear.forward = partial(_product, linear)
+    try:
+        yield
+    finally:
+        for linear in linears:
+            del linear.forward
+
+
+def _product(linear: nn.Linear, x: Tensor) -> Tensor:
+    rows = x.flatten(0, -2)
+    if len(rows) > FEW or linear.bias is not None:
+        return F.linear(x, linear.weight, linear.bias)
+    return (linear.weight @ rows.T).T.contiguous().unflatten(0, x.shape[:-1])
 
 
 @dataclass
