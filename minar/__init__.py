@@ -5,8 +5,8 @@ Dimension key, used in every file:
     V codes    C channels of image or latent   h w grid of tokens          f pixels per token side
 
 Reading order: transformer, cache, sampling, heads, condition, gpt, quantizers, vqvae. Then, from lesson 07 on: plan,
-model, next_step, any_order, masked, generate. laws and model_laws say what must hold; papers/ are small deltas on this
-core, ports/ take official weights, and lab/ is everything around the models (train, checkpoint, data, metrics, plots).
+model, next_step, any_order, masked, generate, fast. laws and model_laws say what must hold; papers/ are small deltas on
+this core, ports/ take official weights, lab/ is everything around the models (train, checkpoint, data, metrics, plots).
 """
 
 from minar.any_order import AnyOrderAR
