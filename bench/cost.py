@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 
 import torch
-from torch import nn
 
+from bench.decode import build
 from bench.measure import paired, report
-from minar import CategoricalHead, ClassLabel, NextStepAR, Transformer, fast, generate
+from minar import fast, generate
 from minar.plan import raster
 
 SIDES = {"cpu": (8, 16), "cuda": (16, 32)}
@@ -19,11 +19,7 @@ SIDES = {"cpu": (8, 16), "cuda": (16, 32)}
 def run(device: torch.device, repeats: int = 3, path: Path | None = None, sides: tuple[int, int] | None = None) -> str:
     sides, seconds = sides or SIDES[device.type], {}
     for side in sides:
-        torch.manual_seed(0)
-        trunk, embed = Transformer(384, 6, 6), nn.Embedding(1024, 384)
-        model = (
-            NextStepAR(trunk, embed, ClassLabel(10, 384), CategoricalHead(384, 1024), (side, side)).to(device).eval()
-        )
+        model = build("6x384", device, (side, side))
         plan, label = raster(side, side), torch.tensor([1], device=device)
         calls = {
             "naive": lambda m=model, y=label, p=plan: generate(m, y, p, 1.5, use_cache=False),

@@ -75,13 +75,13 @@ def case(model, name: str, batch: int, plan: Plan, naive: bool, device, repeats:
     return rows
 
 
-def build(name: str, device: torch.device) -> NextStepAR:
+def build(name: str, device: torch.device, grid: tuple[int, int] = (16, 16)) -> NextStepAR:
     width, layers, heads, vocab = SHAPES[name]
     torch.manual_seed(0)
     head = CategoricalHead(width, vocab)
     nn.init.normal_(head.weight, std=0.02)
     trunk, embed, cond = Transformer(width, layers, heads), nn.Embedding(vocab, width), ClassLabel(10, width)
-    return NextStepAR(trunk, embed, cond, head, (16, 16)).to(device).eval()
+    return NextStepAR(trunk, embed, cond, head, grid).to(device).eval()
 
 
 @torch.no_grad()

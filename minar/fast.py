@@ -22,7 +22,7 @@ from minar.cache import KVCache
 from minar.generate import fill_prompt
 from minar.generate import generate as plain
 from minar.gpt import GPT
-from minar.model import ARModel, Scale
+from minar.model import ARModel, Scale, is_guided
 from minar.next_step import NextStepAR
 from minar.plan import Plan, raster
 
@@ -70,7 +70,7 @@ def _as_follower(gpt: GPT, label: Tensor, prompt: Tensor | None) -> tuple[NextSt
     """A GPT as the NextStepAR that it is: the same modules, a target that stays zero."""
     if gpt not in _followers:
         parts = gpt.trunk, gpt.embed, gpt.cond, gpt.head, gpt.grid
-        _followers[gpt] = NextStepAR(*parts).to(gpt.head.weight.device, gpt.head.weight.dtype).eval()
+        _followers[gpt] = NextStepAR(*parts).eval()
     follower = _followers[gpt]
     follower.target.to(gpt.head.weight.device, gpt.head.weight.dtype)
     if prompt is None:
@@ -127,7 +127,7 @@ def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prom
             with sdpa_kernel(ATTENTION):
                 recording = known[key] = _record(model, cond, plan, cfg, prompt_steps, knobs)
         except torch.OutOfMemoryError as error:
-            raise RuntimeError(_too_big(model, len(cond), plan, guided=callable(cfg) or cfg != 1)) from error
+            raise RuntimeError(_too_big(model, len(cond), plan, guided=is_guided(cfg))) from error
 
     fill_prompt(recording.tokens, model, plan, prompt, prompt_steps)
     recording.cond.copy_(cond)
@@ -142,7 +142,7 @@ def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prom
 def _record(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt_steps: int, knobs: dict) -> Recording:
     tokens, cond, plan = model.head.empty(len(cond), plan.n), cond.to(plan.pos.device).clone(), plan.clone()
     generator, pool = torch.Generator(cond.device), torch.cuda.graph_pool_handle()
-    guided, graphs = callable(cfg) or cfg != 1, []
+    guided, graphs = is_guided(cfg), []
     knobs = {**knobs, "generator": generator}
     warm = model.prefix(cond, guided)
     model.draw(tokens, warm, plan, prompt_steps if prompt_steps < plan.n_steps else 0, None, cfg, **knobs)

@@ -6,7 +6,7 @@ from tqdm import trange
 
 from minar.cache import KVCache
 from minar.checks import check_number
-from minar.model import ARModel, Scale
+from minar.model import ARModel, Scale, is_guided
 from minar.plan import Plan
 
 
@@ -35,7 +35,7 @@ def generate(
     tokens = model.head.empty(len(cond), plan.n)
     plan, cond = plan.to(tokens.device), cond.to(tokens.device)
     fill_prompt(tokens, model, plan, prompt, prompt_steps)
-    prefix = model.prefix(cond, guided=callable(cfg) or cfg != 1)
+    prefix = model.prefix(cond, guided=is_guided(cfg))
     cache = KVCache(prefix.shape[1] + plan.n) if use_cache and model.cached else None
     for s in trange(prompt_steps, plan.n_steps, disable=not progress, desc="decode"):
         tokens[:, plan.span(s)] = model.draw(tokens, prefix, plan, s, cache, cfg, **knobs)

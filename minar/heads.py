@@ -39,7 +39,10 @@ class CategoricalHead(nn.Linear):
 
         temperature 0 takes the first of the largest logits. top_k 0 and top_p 1 are off.
         """
-        return race(probabilities(self.logits(h, h_null, cfg), temperature, top_k, top_p), generator)
+        logits = self.logits(h, h_null, cfg)
+        if temperature == 0:
+            return logits.argmax(-1)
+        return race(probabilities(logits, temperature, top_k, top_p), generator)
 
     def check(self, tokens: Tensor, wait: bool = False) -> None:
         """Raise unless `tokens` is (B, t) long in 0 .. V-1. wait: look at the values on a GPU, too."""

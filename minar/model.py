@@ -16,6 +16,11 @@ from minar.transformer import Transformer, rope_2d
 Scale = float | Callable[[Plan, int], float]  # of guidance: one number, or a function of the plan and the step
 
 
+def is_guided(cfg: Scale) -> bool:
+    """Does this scale need the null condition beside the condition?"""
+    return callable(cfg) or cfg != 1
+
+
 class ARModel(nn.Module):
     """trunk: any Transformer. embed: tokens -> width. cond: ClassLabel or TextPrefix. head: CategoricalHead, or one
     with its loss, sample, empty and check. grid: (h, w) tokens, N = h * w.
@@ -84,13 +89,20 @@ class ARModel(nn.Module):
 
         knobs go to the head's sample: temperature, top_k, top_p, generator.
         """
-        if len(prefix) == len(tokens):
-            return self.head.sample(self.hidden(tokens, prefix, plan, s, s + 1, cache), **knobs)
-        both = torch.cat([tokens, tokens])
-        h, h_null = self.hidden(both, prefix, plan.repeat(2), s, s + 1, cache).chunk(2)
+        h, h_null = self.hidden_pair(tokens, prefix, plan, s, s + 1, cache)
+        if h_null is None:
+            return self.head.sample(h, **knobs)
         scale = cfg(plan, s) if callable(cfg) else cfg
         check_number("cfg", scale, 0)
         return self.head.sample(h, h_null, scale, **knobs)
+
+    def hidden_pair(
+        self, tokens: Tensor, prefix: Tensor, plan: Plan, lo: int, hi: int, cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`hidden` with the condition and, for a guided prefix of 2B rows, without it; else None."""
+        if len(prefix) == len(tokens):
+            return self.hidden(tokens, prefix, plan, lo, hi, cache), None
+        return self.hidden(torch.cat([tokens, tokens]), prefix, plan.repeat(2), lo, hi, cache).chunk(2)
 
     def rope(self, place: Tensor) -> Tensor:
         """Rotary angles of (..., T) places on the grid; -1 stands nowhere."""

@@ -82,6 +82,11 @@ class Plan:
         slot = self.pos.argsort(-1)
         return x[:, slot] if slot.dim() == 1 else x[_rows(slot), slot]
 
+    def check_one_by_one(self) -> None:
+        """Raise ValueError unless each step is one token: only then is there something to guess and verify."""
+        if self.n_steps != self.n:
+            raise ValueError("guess and verify needs a plan of one token a step, such as raster")
+
     def at(self, slots: Tensor) -> Tensor:
         """The positions of (T,) slots: (T,), or (B, T) where each row has its own order. -1 stays -1."""
         found = self.pos[..., slots.clamp_min(0)]

@@ -101,22 +101,22 @@ def pictures(images: list[Tensor], all_ways: list[Way], names: list[str]) -> plo
 def appearing(tokenizer: VQVAE, all_ways: list[Way], drawn: list[Tensor], every: int = 2) -> list:
     """Frames of all ways side by side, `every` runs of the network apart; what is not drawn yet is grey."""
     runs = max(way.plan.n_steps for way in all_ways)
-    columns = min(len(drawn[0]), 5)
-    frames = []
+    columns, frames = min(len(drawn[0]), 5), []
+    side = round(all_ways[0].plan.n ** 0.5) * tokenizer.encoder.factor
+    empty = tokenizer.encode(torch.full((1, tokenizer.encoder.in_channels, side, side), -1.0))
     for run in range(0, runs + 1, every):
-        halves = [known_so_far(tokenizer, way.plan, tokens, run) for way, tokens in zip(all_ways, drawn, strict=True)]
+        pairs = zip(all_ways, drawn, strict=True)
+        halves = [known_so_far(tokenizer, way.plan, tokens, empty, run) for way, tokens in pairs]
         rows = [torch.cat(parts) for parts in zip(*(half.split(columns) for half in halves), strict=True)]
-        wide = columns * len(all_ways)
-        frames.append(plots.image_grid(torch.cat(rows), columns=wide, scale=2))
+        frames.append(plots.image_grid(torch.cat(rows), columns=columns * len(all_ways), scale=2))
     return frames
 
 
-def known_so_far(tokenizer: VQVAE, plan: Plan, tokens: Tensor, run: int) -> Tensor:
-    """Pictures of (B, N) tokens after so many runs of the network."""
+def known_so_far(tokenizer: VQVAE, plan: Plan, tokens: Tensor, empty: Tensor, run: int) -> Tensor:
+    """Pictures of (B, N) tokens after so many runs of the network; behind them the (1, N) tokens of an empty one."""
     side, f = round(plan.n**0.5), tokenizer.encoder.factor
     known = torch.zeros(plan.n, dtype=torch.bool)
     known[plan.pos[: plan.starts[min(run, plan.n_steps)]]] = True
-    empty = tokenizer.encode(torch.full((1, tokenizer.encoder.in_channels, side * f, side * f), -1.0))
     shown = known.view(side, side).repeat_interleave(f, 0).repeat_interleave(f, 1)
     return torch.where(shown, tokenizer.decode(torch.where(known, tokens, empty)), GREY)
 

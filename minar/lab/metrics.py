@@ -23,7 +23,8 @@ def bits_per_token(
     if plan is None:
         parts = [model(t, y, p_drop=0.0) * len(t) for t, y in pairs]
     else:
-        parts = [model.nll(t, y, plan.to(device)).mean() * len(t) for t, y in pairs]
+        plan = plan.to(device)
+        parts = [model.nll(t, y, plan).mean() * len(t) for t, y in pairs]
     return float(torch.stack(parts).sum()) / len(tokens) / math.log(2)
 
 

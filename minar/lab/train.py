@@ -58,6 +58,7 @@ def fit(
     if plan is not None:
         recipe["plan"] = check_plan(model, plan, batch)
     rank, world, device = place(device)
+    plan = plan.to(device) if isinstance(plan, Plan) else plan
     model.to(device).train()
     data = tuple(x.to(device) for x in data)
     run = Run(model, recipe)
@@ -81,7 +82,7 @@ def fit(
             part = tuple(x[rows] for x in data)
             run.gardener.tend(run, part)
             if plan is not None:
-                part += ((plan(len(rows)) if callable(plan) else plan).to(device),)
+                part += (plan(len(rows)).to(device) if callable(plan) else plan,)
             log.count(gradients(*part), batch)
             run.update()
             bar.update()

@@ -66,7 +66,7 @@ class Blockwise(nn.Module):
         cache, settled, n, ahead = KVCache(prefix.shape[1] + plan.n + self.n_ahead), [], 0, 0
         while n < plan.n:
             end = min(n + ahead + 1, plan.n)  # the slots that read a settled token or a guess
-            h = _hidden(model, tokens, prefix, plan, n, end, cache)
+            h = model.hidden_pair(tokens, prefix, plan, n, end, cache)
             logits = model.head.logits(*h, cfg)
             held = accept(logits, tokens[:, n:end])[:, :-1].cumprod(1)  # 1 up to the first guess that fails
             m = int(held.sum(1).min())
@@ -91,14 +91,4 @@ class Blockwise(nn.Module):
     def check_plan(self, plan: Plan, batch: int) -> None:
         """Raise unless the plan draws one token a step: only then is there something to guess."""
         self.model.check_plan(plan, batch)
-        if plan.n_steps != plan.n:
-            raise ValueError("guess and verify needs a plan of one token a step, such as raster")
-
-
-def _hidden(
-    model: ARModel, tokens: Tensor, prefix: Tensor, plan: Plan, lo: int, hi: int, cache: KVCache
-) -> tuple[Tensor, Tensor | None]:
-    """Hidden states of slots lo .. hi-1, with the condition and (for a guided prefix) without."""
-    if len(prefix) == len(tokens):
-        return model.hidden(tokens, prefix, plan, lo, hi, cache), None
-    return model.hidden(torch.cat([tokens, tokens]), prefix, plan.repeat(2), lo, hi, cache).chunk(2)
+        plan.check_one_by_one()

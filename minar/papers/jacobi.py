@@ -38,8 +38,7 @@ def decode(
     """
     check_number("window", window, 1)
     model.check_plan(plan, len(cond))
-    if plan.n_steps != plan.n:
-        raise ValueError("guess and verify needs a plan of one token a step, such as raster")
+    plan.check_one_by_one()
     B, V, N = len(cond), model.head.vocab, plan.n
     tokens = model.head.empty(B, N)
     plan, prefix = plan.to(tokens.device), model.prefix(cond.to(tokens.device), guided=cfg != 1)
@@ -48,9 +47,7 @@ def decode(
     cache, settled, n = KVCache(prefix.shape[1] + N + window), [], 0  # asks pass through the cache, too
     while n < N:
         end = min(n + window, N)
-        seen = torch.cat([tokens] * (len(prefix) // B))
-        h = model.hidden(seen, prefix, plan.repeat(len(prefix) // B), n, end, cache)
-        h, h_null = h.chunk(2) if len(prefix) > B else (h, None)
+        h, h_null = model.hidden_pair(tokens, prefix, plan, n, end, cache)
         p = probabilities(model.head.logits(h, h_null, cfg), temperature, top_k, top_p)
         tokens[:, n:end], kept = verify(tokens[:, n:end], q[:, n:end], p, generator)
         q[:, n:end] = p  # whether kept, replaced or drafted, each token is now one that p would have drawn

@@ -23,9 +23,7 @@ def show_plan(plans: Plan | Mapping[str, Plan], grid: tuple[int, int], title: st
     for name, plan in plans.items():
         if plan.n != h * w:
             raise ValueError(f"plan {name!r} has {plan.n} slots, a {h}x{w} grid has {h * w} places")
-    width = min(WIDEST, 230 * len(plans) + 20)
-    fig = picture(width, round((width / len(plans)) * h / w) + (70 if title else 45))
-    axes = fig.subplots(1, len(plans), squeeze=False)[0]
+    fig, axes = _panels(len(plans), 230, h / w, title)
     for ax, (name, plan) in zip(axes, plans.items(), strict=True):
         steps = _by_place(plan).view(h, w).numpy()
         ax.imshow(steps, vmin=0, vmax=max(1, plan.n_steps - 1))
@@ -37,8 +35,6 @@ def show_plan(plans: Plan | Mapping[str, Plan], grid: tuple[int, int], title: st
             for (y, x), s in np.ndenumerate(steps):
                 bright = s > 0.6 * plan.n_steps
                 ax.text(x, y, s, ha="center", va="center", fontsize=8, color=INK if bright else "white")
-    if title:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=12)
     return fig
 
 
@@ -46,9 +42,7 @@ def show_plan(plans: Plan | Mapping[str, Plan], grid: tuple[int, int], title: st
 def show_mask(plans: Plan | Mapping[str, Plan], title: str | None = None) -> Picture:
     """Which slot (row) sees which (column), coloured by the step of what is seen; white is hidden."""
     plans = {"": plans} if isinstance(plans, Plan) else dict(plans)
-    width = min(WIDEST, 260 * len(plans) + 20)
-    fig = picture(width, width // len(plans) + (70 if title else 45))
-    axes = fig.subplots(1, len(plans), squeeze=False)[0]
+    fig, axes = _panels(len(plans), 260, 1, title)
     for ax, (name, plan) in zip(axes, plans.items(), strict=True):
         sees = plan.step[:, None] >= plan.step
         shown = torch.where(sees, plan.step.float(), torch.nan).numpy()
@@ -59,9 +53,16 @@ def show_mask(plans: Plan | Mapping[str, Plan], title: str | None = None) -> Pic
             if plan.n <= 40:
                 ax.axhline(start - 0.5, color="white", linewidth=0.8)
                 ax.axvline(start - 0.5, color="white", linewidth=0.8)
+    return fig
+
+
+def _panels(n: int, wide: int, shape: float, title: str | None) -> tuple[Picture, np.ndarray]:
+    """A figure of n axes side by side, each about `wide` pixels wide and `shape` times as high."""
+    width = min(WIDEST, wide * n + 20)
+    fig = picture(width, round(width / n * shape) + (70 if title else 45))
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=12)
-    return fig
+    return fig, fig.subplots(1, n, squeeze=False)[0]
 
 
 def _by_place(plan: Plan) -> torch.Tensor:
