@@ -23,12 +23,12 @@ class AnyOrderAR(ARModel):
         super().__init__(trunk, embed, cond, head, grid)
         self.blank = nn.Parameter(torch.randn(trunk.width) * 0.02)
 
-    def read(self, tokens: Tensor, plan: Plan, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """(T,) known slots: their own tokens, (B, T, D), and the angles of where they stand."""
+    def read(self, tokens: Tensor, plan: Plan, slots: slice) -> tuple[Tensor, Tensor]:
+        """T known slots: their own tokens, (B, T, D), and the angles of where they stand."""
         return self.embed(tokens[:, slots]), self.rope(plan.at(slots))
 
-    def asks(self, tokens: Tensor, plan: Plan, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """(T,) slots to come: a blank that is told where it is, (B, T, D), and the angles of that place."""
+    def asks(self, tokens: Tensor, plan: Plan, slots: slice) -> tuple[Tensor, Tensor]:
+        """T slots to come: a blank that is told where it is, (B, T, D), and the angles of that place."""
         place = plan.at(slots)
         return (self.blank + self.target(place)).expand(len(tokens), -1, -1), self.rope(place)
 
@@ -45,12 +45,13 @@ class AnyOrderAR(ARModel):
         hi = plan.n_steps if hi is None else hi
         P, a, b = prefix.shape[1], cached_slots(cache, prefix.shape[1]), plan.starts[hi - 1]
         check_behind(a, b)
-        x, rope = self.read(tokens, plan, torch.arange(a, b, device=prefix.device))
+        x, rope = self.read(tokens, plan, slice(a, b))
         if cache is None or cache.n == 0:
             x, rope = torch.cat([prefix, x], 1), before(rope, P)
-        asks, ask_rope = self.asks(tokens, plan, torch.arange(plan.starts[lo], plan.starts[hi], device=prefix.device))
+        asked = slice(plan.starts[lo], plan.starts[hi])
+        asks, ask_rope = self.asks(tokens, plan, asked)
         n_new = x.shape[1]
-        mask = self._mask(plan, P, n_new, b, slice(plan.starts[lo], plan.starts[hi]))
+        mask = self._mask(plan, P, n_new, b, asked)
         h = self.trunk(torch.cat([x, asks], 1), mask, torch.cat([rope, ask_rope], -3), cache, keep=n_new)
         return h[:, n_new:]
 

@@ -22,18 +22,25 @@ class KVCache:
         Memory is taken at the first put, in k's dtype and on k's device: under autocast only k itself knows them.
         Raises ValueError if the slots do not fit, or if the batch is not the one the cache was filled with.
         """
+        keys, values = self.room(layer, k)
+        end = self.n + k.shape[2]
+        keys[:, :, self.n : end] = k
+        values[:, :, self.n : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def room(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole memory of a layer, (B, H, max_len, hd) twice, in which there is room for k behind the n old slots."""
         end = self.n + k.shape[2]
         if end > self.max_len:
             raise ValueError(f"the cache has room for {self.max_len} slots and {end} are needed: KVCache({end})")
         if layer not in self.layers:
             shape = (*k.shape[:2], self.max_len, k.shape[3])
-            self.layers[layer] = k.new_empty(shape), v.new_empty(shape)
-        keys, values = self.layers[layer]
-        if keys.shape[0] != k.shape[0]:
-            raise ValueError(f"the cache holds a batch of {keys.shape[0]}, not {k.shape[0]}: use a new cache")
-        keys[:, :, self.n : end] = k
-        values[:, :, self.n : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+            self.layers[layer] = k.new_empty(shape), k.new_empty(shape)
+        if len(self.layers[layer][0]) != len(k):
+            raise ValueError(
+                f"the cache holds a batch of {len(self.layers[layer][0])}, not {len(k)}: use a new cache"
+            )
+        return self.layers[layer]
 
     def advance(self, n_new: int) -> None:
         """Count the slots just put as filled. The transformer calls this once, after its last layer."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from weakref import WeakKeyDictionary
 
 import torch
@@ -22,9 +23,11 @@ from minar.cache import KVCache
 from minar.generate import fill_prompt
 from minar.generate import generate as plain
 from minar.gpt import GPT
+from minar.heads import CategoricalHead
 from minar.model import ARModel, Scale, is_guided
 from minar.next_step import NextStepAR
 from minar.plan import Plan, raster
+from minar.transformer import Transformer
 
 FEW = 8  # rows up to which a product on the CPU is turned round
 SEGMENT = 32  # steps in one graph
@@ -63,7 +66,7 @@ def generate(
             tokens = plain(model, cond, plan, cfg, prompt, prompt_steps, use_cache, progress, **knobs)
         return tokens.clone()  # outside: what is made in inference mode cannot be trained on
     with torch.no_grad(), torch.cuda.device(where):
-        return _replayed(model, cond, plan.to(where), cfg, prompt, prompt_steps, knobs)
+        return _replayed(model, cond, plan, cfg, prompt, prompt_steps, knobs)
 
 
 def _as_follower(gpt: GPT, label: Tensor, prompt: Tensor | None) -> tuple[NextStepAR, Plan, Tensor | None, int]:
@@ -99,6 +102,31 @@ def _product(linear: nn.Linear, x: Tensor) -> Tensor:
     return (linear.weight @ rows.T).T.contiguous().unflatten(0, x.shape[:-1])
 
 
+@contextmanager
+def _fused(model: ARModel) -> Iterator[Tensor]:
+    """The same model in fewer kernels: trunk and sampling by Triton where they are minar's own, angles from a table.
+
+    Yields the table: a recording reads it as long as it lives.
+    """
+    places = torch.arange(model.n_tokens + 1, device=model.target.weight.device)
+    table = model.rope(torch.where(places < model.n_tokens, places, -1))  # the last row, [-1], stands nowhere
+    stand_ins = [(model, "rope", table.__getitem__)]
+    if find_spec("triton"):
+        from minar import kernels
+
+        if type(model.trunk) is Transformer:
+            stand_ins.append((model.trunk, "forward", partial(kernels.run, model.trunk)))
+        if type(model.head) is CategoricalHead:
+            stand_ins.append((model.head, "sample", partial(kernels.sample, model.head)))
+    for module, name, function in stand_ins:
+        setattr(module, name, function)
+    try:
+        yield table
+    finally:
+        for module, name, _ in stand_ins:
+            delattr(module, name)
+
+
 @dataclass
 class Recording:
     """Graphs, and the memory that they read and write."""
@@ -109,12 +137,13 @@ class Recording:
     plan: Plan
     generator: torch.Generator
     weights: tuple[int, ...]
-    held: tuple  # prefix and cache: later graphs read what earlier ones have left there
+    held: tuple  # what the graphs read besides: prefix and cache, left there by earlier graphs, and angles
 
 
 def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prompt_steps: int, knobs: dict) -> Tensor:
     model.cond.check(cond, wait=True)
     model.check_plan(plan, len(cond))
+    cond = cond.to(model.target.weight.device)
     asked = knobs.pop("generator", None) or torch.cuda.default_generators[torch.cuda.current_device()]
     key = (tuple(cond.shape), plan.sizes, tuple(plan.pos.shape), cfg, prompt_steps, tuple(sorted(knobs.items())))
     known = _recordings.setdefault(model, {})
@@ -124,38 +153,39 @@ def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prom
         while len(known) >= KEPT:
             known.pop(next(iter(known)))
         try:
-            with sdpa_kernel(ATTENTION):
-                recording = known[key] = _record(model, cond, plan, cfg, prompt_steps, knobs)
+            recording = known[key] = _record(model, cond, plan.to(cond.device), cfg, prompt_steps, knobs)
         except torch.OutOfMemoryError as error:
             raise RuntimeError(_too_big(model, len(cond), plan, guided=is_guided(cfg))) from error
 
-    fill_prompt(recording.tokens, model, plan, prompt, prompt_steps)
-    recording.cond.copy_(cond)
     recording.plan.copy_(plan)
+    recording.cond.copy_(cond)
+    fill_prompt(recording.tokens, model, recording.plan, prompt, prompt_steps)
     recording.generator.set_state(asked.get_state())
     for graph in recording.graphs:
         graph.replay()
     asked.set_state(recording.generator.get_state())
-    return plan.unpermute(recording.tokens)
+    return recording.plan.unpermute(recording.tokens)
 
 
 def _record(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt_steps: int, knobs: dict) -> Recording:
-    tokens, cond, plan = model.head.empty(len(cond), plan.n), cond.to(plan.pos.device).clone(), plan.clone()
+    tokens, cond, plan = model.head.empty(len(cond), plan.n), cond.clone(), plan.clone()
     generator, pool = torch.Generator(cond.device), torch.cuda.graph_pool_handle()
     guided, graphs = is_guided(cfg), []
     knobs = {**knobs, "generator": generator}
-    warm = model.prefix(cond, guided)
-    model.draw(tokens, warm, plan, prompt_steps if prompt_steps < plan.n_steps else 0, None, cfg, **knobs)
-    cache, prefix = KVCache(warm.shape[1] + plan.n) if model.cached else None, None
-    for lo in range(prompt_steps, plan.n_steps, SEGMENT):
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, pool=pool):
-            prefix = model.prefix(cond, guided) if prefix is None else prefix
-            for s in range(lo, min(lo + SEGMENT, plan.n_steps)):
-                tokens[:, plan.span(s)] = model.draw(tokens, prefix, plan, s, cache, cfg, **knobs)
-        graphs.append(graph)
-    return Recording(graphs, tokens, cond, plan, generator, _addresses(model), (prefix, cache))
+    with sdpa_kernel(ATTENTION), _fused(model) as table:
+        warm = model.prefix(cond, guided)
+        model.draw(tokens, warm, plan, prompt_steps if prompt_steps < plan.n_steps else 0, None, cfg, **knobs)
+        cache, prefix = KVCache(warm.shape[1] + plan.n) if model.cached else None, None
+        for lo in range(prompt_steps, plan.n_steps, SEGMENT):
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, pool=pool):
+                prefix = model.prefix(cond, guided) if prefix is None else prefix
+                for s in range(lo, min(lo + SEGMENT, plan.n_steps)):
+                    tokens[:, plan.span(s)] = model.draw(tokens, prefix, plan, s, cache, cfg, **knobs)
+            graphs.append(graph)
+    held = prefix, cache, table
+    return Recording(graphs, tokens, cond, plan, generator, _addresses(model), held)
 
 
 def _too_big(model: ARModel, batch: int, plan: Plan, guided: bool) -> str:

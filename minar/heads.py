@@ -23,7 +23,9 @@ class CategoricalHead(nn.Linear):
 
     def logits(self, h: Tensor, h_null: Tensor | None = None, cfg: float = 1.0) -> Tensor:
         """Guided logits in float32. h, h_null: (B, T, D), with and without the condition. Returns (B, T, V)."""
-        return guide(self(h).float(), None if h_null is None else self(h_null).float(), cfg)
+        if h_null is None:
+            return self(h).float()
+        return guide(*self(torch.cat([h, h_null])).float().chunk(2), cfg)  # one product: the weights are read once
 
     def sample(
         self,

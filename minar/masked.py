@@ -23,8 +23,7 @@ class MaskedAR(ARModel):
 
     def look(self, tokens: Tensor, prefix: Tensor, plan: Plan, known: Tensor) -> Tensor:
         """Hidden states of all slots, (B, N, D). tokens: (B, N) by slot. known: (N,) or (B, N) bool, by slot."""
-        slots = torch.arange(plan.n, device=prefix.device)
-        place = plan.at(slots)
+        place = plan.pos
         content = torch.where(known[..., None], self.embed(tokens), self.blank) + self.target(place)
         x, P = torch.cat([prefix, content], 1), prefix.shape[1]
         return self.trunk(x, None, before(self.rope(place), P))[:, P:]

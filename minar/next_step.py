@@ -19,11 +19,12 @@ class NextStepAR(ARModel):
     vector, which the first step reads.
     """
 
-    def read(self, tokens: Tensor, prefix: Tensor, plan: Plan, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """What (T,) slots read, (B, T, D), and the rotary angles of where that stands."""
+    def read(self, tokens: Tensor, prefix: Tensor, plan: Plan, slots: slice) -> tuple[Tensor, Tensor]:
+        """What T slots read, (B, T, D), and the rotary angles of where that stands."""
         source = plan.reads_from[slots]  # (T,), -1: the condition
-        token = self.embed(tokens[:, source.clamp_min(0)])
-        content = torch.where(source[:, None] < 0, prefix[:, -1:], token)
+        content = self.embed(tokens[:, source])
+        if slots.start < plan.starts[1]:  # slots of the first step: -1 has picked some token, which is not looked at
+            content = torch.where(source[:, None] < 0, prefix[:, -1:], content)
         return content + self.target(plan.at(slots)), self.rope(plan.at(source))
 
     def hidden(
@@ -39,7 +40,7 @@ class NextStepAR(ARModel):
         n_mute = prefix.shape[1] - 1
         a, b = cached_slots(cache, n_mute), plan.starts[plan.n_steps if hi is None else hi]
         check_behind(a, plan.starts[lo])
-        x, rope = self.read(tokens, prefix, plan, torch.arange(a, b, device=prefix.device))
+        x, rope = self.read(tokens, prefix, plan, slice(a, b))
         if n_mute and not a:
             x, rope = torch.cat([prefix[:, :-1], x], 1), before(rope, n_mute)
         h = self.trunk(x, plan.mask(a, b, n_mute), rope, cache)

@@ -87,10 +87,11 @@ class Plan:
         if self.n_steps != self.n:
             raise ValueError("guess and verify needs a plan of one token a step, such as raster")
 
-    def at(self, slots: Tensor) -> Tensor:
-        """The positions of (T,) slots: (T,), or (B, T) where each row has its own order. -1 stays -1."""
-        found = self.pos[..., slots.clamp_min(0)]
-        return torch.where(slots < 0, -1, found)
+    def at(self, slots: slice | Tensor) -> Tensor:
+        """The positions of T slots: (T,), or (B, T) where each row has its own order. A slot of -1 stands at -1."""
+        if isinstance(slots, slice):
+            return self.pos[..., slots]
+        return torch.where(slots < 0, -1, self.pos[..., slots])
 
     def to(self, device: torch.device | str) -> "Plan":
         """The same plan on another device."""

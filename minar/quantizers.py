@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minar.checks import check_ids, check_number
+from minar.tf32 import on_tensor_cores
 
 
 class Quantized(NamedTuple):
@@ -39,15 +40,16 @@ def straight_through(z: Tensor, code: Tensor) -> Tensor:
     return z + (code - z).detach()
 
 
-def nearest(rows: Tensor, codes: Tensor, block: int = 2**22) -> Tensor:
+def nearest(rows: Tensor, codes: Tensor, block: int | None = None) -> Tensor:
     """Index of the nearest code for each of (..., C) rows, by |e|^2 / 2 - z.e.
 
     At most `block` distances are held at a time: all of them would be N x V numbers.
     """
+    block = block or (2**24 if rows.is_cuda else 2**22)
     half_norm = codes.square().sum(-1) / 2
-    flat = rows.reshape(-1, rows.shape[-1])
-    parts = flat.split(max(1, block // len(codes)))
-    best = [torch.addmm(half_norm, part, codes.T, alpha=-1).argmin(-1) for part in parts]
+    with on_tensor_cores(rows.reshape(-1, rows.shape[-1]), codes) as (flat, codes):
+        parts = flat.split(max(1, block // len(codes)))
+        best = [torch.addmm(half_norm, part, codes.T, alpha=-1).argmin(-1) for part in parts]
     return torch.cat(best).view(rows.shape[:-1])
 
 

@@ -261,7 +261,7 @@ def _(m):
 
 @bug("rotary angles count from the first slot of the call", cache, "with a cache step 1 differs")
 def _(m):
-    read_with(m, lambda self, t, p, plan, slots, x, rope: (x, self.rope(plan.at(plan.reads_from[slots - slots[0]]))))
+    read_with(m, lambda self, t, p, plan, slots, x, rope: (x, self.rope(plan.at(plan.reads_from[: slots.stop - slots.start]))))
 
 
 @bug("the target starts at one", as_gpt, "the losses differ")
@@ -343,8 +343,8 @@ def _(m):
 @bug("an ask is not told where", twins, "are twins", AnyOrderAR)
 def _(m):
     asks = lambda self, tokens, plan, slots: (  # noqa: E731
-        self.blank.expand(len(tokens), len(slots), -1),
-        self.rope(torch.full_like(slots, -1)),
+        self.blank.expand(len(tokens), slots.stop - slots.start, -1),
+        self.rope(torch.full_like(plan.step[slots], -1)),
     )
     m.setattr(AnyOrderAR, "asks", asks)
 
@@ -354,8 +354,7 @@ def _(m):
     right = AnyOrderAR.read
 
     def wrong(self, tokens, plan, slots):
-        first = slots[0] if len(slots) else 0
-        return right(self, tokens, plan, slots)[0], self.rope(plan.at(slots - first))
+        return right(self, tokens, plan, slots)[0], self.rope(plan.at(slice(0, slots.stop - slots.start)))
 
     m.setattr(AnyOrderAR, "read", wrong)
 

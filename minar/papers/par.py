@@ -33,10 +33,11 @@ class PAR(NextStepAR):
         self.transition = nn.Embedding(per_side**2 - 1, trunk.width)
         nn.init.normal_(self.transition.weight, std=0.02)
 
-    def read(self, tokens: Tensor, prefix: Tensor, plan: Plan, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, tokens: Tensor, prefix: Tensor, plan: Plan, slots: slice) -> tuple[Tensor, Tensor]:
         """See NextStepAR. Transition tokens stand nowhere."""
         x, rope = super().read(tokens, prefix, plan, slots)
-        which = slots - self.per_side**2 - 1  # the seam is the first step of n slots; its first slot reads a token
+        slot = torch.arange(slots.start, slots.stop, device=x.device)
+        which = slot - self.per_side**2 - 1  # the seam is the first step of n slots; its first slot reads a token
         seam = (which >= 0) & (which < self.per_side**2 - 1)
         learned = self.transition(which.clamp(0, self.per_side**2 - 2)) + self.target(plan.at(slots))
         rope = torch.where(seam[:, None, None], 0.0, rope)
