@@ -4,8 +4,11 @@ nbval runs the notebooks. Without it pytest would stop at the options in pyproje
 """
 
 import os
+import shutil
 
 os.environ.setdefault("MINAR_PROFILE", "smoke")  # here, because the kernels of the notebooks inherit it
+if not shutil.which("nvidia-smi"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # without a GPU Triton's kernels can be interpreted, if it is there
 
 
 def pytest_addoption(parser, pluginmanager):

@@ -5,12 +5,14 @@ and values takes at the bandwidth measured in the same run; `memory` is the peak
 of logits.
 """
 
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from bench.measure import paired, peak_bytes, read_bandwidth, report
+from bench.peers import hugging_face
 from minar import CategoricalHead, ClassLabel, NextStepAR, Transformer, fast, generate
 from minar.plan import Plan, raster, region_groups
 
@@ -28,12 +30,16 @@ NAIVE = {("6x384", 1), ("B", 1)}  # elsewhere it would take minutes
 CFG = 1.5
 
 
-def run(device: torch.device, repeats: int = 3, path: Path | None = None, cases: list | None = None) -> str:
-    """One row for each shape, batch and way; PAR's plans beside raster at batch 1."""
-    bandwidth, rows = read_bandwidth(device), []
+def run(
+    device: torch.device, repeats: int = 3, path: Path | None = None, cases: list | None = None, peers: bool = False
+) -> str:
+    """One row for each shape, batch and way; PAR's plans beside raster at batch 1. peers: Hugging Face, too."""
+    bandwidth, rows, checked = read_bandwidth(device), [], set()
     for name, batch in cases or CASES[device.type]:
         model = build(name, device)
-        check(model.float(), device)
+        if name not in checked:
+            check(model, device)
+            checked.add(name)
         if device.type == "cuda":
             model.bfloat16()
         plans = {"raster": raster(16, 16)}
@@ -41,12 +47,16 @@ def run(device: torch.device, repeats: int = 3, path: Path | None = None, cases:
             plans |= {"4 regions": region_groups(16, 16, 2), "16 regions": region_groups(16, 16, 4)}
         for plan_name, plan in plans.items():
             naive = (name, batch) in NAIVE and plan_name == "raster"
-            rows += case(model, f"{name} {plan_name}", batch, plan, naive, device, repeats, bandwidth)
+            rows += case(model, f"{name} {plan_name}", batch, plan, naive, device, repeats, bandwidth, peers)
         del model
+        report(rows, device, path, read_gb_per_s=bandwidth / 1e9)  # so that a stop loses nothing
+        print(f"{name} x {batch}: done", file=sys.stderr, flush=True)
     return report(rows, device, path, read_gb_per_s=bandwidth / 1e9)
 
 
-def case(model, name: str, batch: int, plan: Plan, naive: bool, device, repeats: int, bandwidth: float) -> list[dict]:
+def case(
+    model, name: str, batch: int, plan: Plan, naive: bool, device, repeats: int, bandwidth: float, peers: bool
+) -> list[dict]:
     label = (torch.arange(batch) % 10).to(device)
     calls = {
         "cached": lambda: generate(model, label, plan, CFG),
@@ -54,6 +64,8 @@ def case(model, name: str, batch: int, plan: Plan, naive: bool, device, repeats:
     }
     if naive:
         calls = {"naive": lambda: generate(model, label, plan, CFG, use_cache=False)} | calls
+    if peers and plan.n_steps == plan.n:
+        calls |= hugging_face(model, batch)
     seconds = paired(calls, device, repeats)
     floor, held = memory_floor(model, batch, plan)
     rows = []
@@ -68,6 +80,7 @@ def case(model, name: str, batch: int, plan: Plan, naive: bool, device, repeats:
                 "s": taken,
                 "pictures/s": batch / taken,
                 "naive / it": seconds["naive"] / taken if naive else None,
+                "it / fast": taken / seconds["fast"],
                 "x floor": taken / (floor / bandwidth),
                 "memory": peak / held if peak else None,
             }

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.measure import paired, peak_bytes, report
+from bench.peers import vector_quantize
 from minar import VectorQuantizer
 from minar.quantizers import nearest
 
@@ -27,7 +28,9 @@ class AllAtOnce(nn.Module):
         return F.mse_loss(chosen, rows.detach()) + 0.25 * F.mse_loss(rows, chosen.detach())
 
 
-def run(device: torch.device, repeats: int = 5, path: Path | None = None, cases: list | None = None) -> str:
+def run(
+    device: torch.device, repeats: int = 5, path: Path | None = None, cases: list | None = None, peers: bool = False
+) -> str:
     rows = []
     for n, channels, vocab in cases or CASES[device.type]:
         torch.manual_seed(0)
@@ -43,6 +46,9 @@ def run(device: torch.device, repeats: int = 5, path: Path | None = None, cases:
             "training step": lambda z=z, q=ours: q(z).loss.backward(),
             "textbook step": lambda z=z, q=textbook: q(z).backward(),
         }
+        if peers:
+            theirs = vector_quantize(channels, ours.codebook.detach(), z)
+            calls |= {f"vq {what}": f for what, f in theirs.items()}
         seconds = paired(calls, device, repeats)
         for way, other in (("look-up", "cdist + argmin"), ("training step", "textbook step")):
             before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
@@ -56,6 +62,7 @@ def run(device: torch.device, repeats: int = 5, path: Path | None = None, cases:
                     "ms": 1e3 * seconds[way],
                     "textbook ms": 1e3 * seconds[other],
                     "textbook / it": seconds[other] / seconds[way],
+                    "vq / it": seconds[f"vq {way}"] / seconds[way] if peers else None,
                     "extra GB": (peak - before) / 1e9 if peak else None,
                     "same codes %": 100 * same,
                 }

@@ -29,7 +29,7 @@ class KVCache:
         return keys[:, :, :end], values[:, :, :end]
 
     def room(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole memory of a layer, (B, H, max_len, hd) twice, in which there is room for k behind the n old slots."""
+        """The whole memory of a layer, (B, H, max_len, hd) twice, with room for k behind the n old slots."""
         end = self.n + k.shape[2]
         if end > self.max_len:
             raise ValueError(f"the cache has room for {self.max_len} slots and {end} are needed: KVCache({end})")
@@ -37,9 +37,7 @@ class KVCache:
             shape = (*k.shape[:2], self.max_len, k.shape[3])
             self.layers[layer] = k.new_empty(shape), k.new_empty(shape)
         if len(self.layers[layer][0]) != len(k):
-            raise ValueError(
-                f"the cache holds a batch of {len(self.layers[layer][0])}, not {len(k)}: use a new cache"
-            )
+            raise ValueError(f"the cache holds a batch of {len(self.layers[layer][0])}, not {len(k)}: use a new cache")
         return self.layers[layer]
 
     def advance(self, n_new: int) -> None:

@@ -48,13 +48,15 @@ def generate(
     prompt_steps: int = 0,
     use_cache: bool = True,
     progress: bool = False,
+    fused: bool = True,
     **knobs,
 ) -> Tensor:
     """The tokens of minar.generate, or of GPT.generate: the same arguments, the same result, sooner.
 
     A GPT needs no plan; its prompt is (B, n), as in GPT.generate. On a GPU the first call with a model, batch size,
     plan, cfg and knobs records; later ones replay. Weights that change in place are seen; where they have moved, it
-    records anew. Raises ValueError for a model in training mode, RuntimeError with the bytes needed if memory is short.
+    records anew. fused=False records the kernels of PyTorch instead of minar's own. Raises ValueError for a model in
+    training mode, RuntimeError with the bytes needed if memory is short.
     """
     if model.training:
         raise ValueError(f"the {type(model).__name__} is in training mode: call model.eval() before decoding")
@@ -66,7 +68,7 @@ def generate(
             tokens = plain(model, cond, plan, cfg, prompt, prompt_steps, use_cache, progress, **knobs)
         return tokens.clone()  # outside: what is made in inference mode cannot be trained on
     with torch.no_grad(), torch.cuda.device(where):
-        return _replayed(model, cond, plan, cfg, prompt, prompt_steps, knobs)
+        return _replayed(model, cond, plan, cfg, prompt, prompt_steps, fused, knobs)
 
 
 def _as_follower(gpt: GPT, label: Tensor, prompt: Tensor | None) -> tuple[NextStepAR, Plan, Tensor | None, int]:
@@ -103,7 +105,7 @@ def _product(linear: nn.Linear, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _fused(model: ARModel) -> Iterator[Tensor]:
+def _fewer_kernels(model: ARModel, fused: bool = True) -> Iterator[Tensor]:
     """The same model in fewer kernels: trunk and sampling by Triton where they are minar's own, angles from a table.
 
     Yields the table: a recording reads it as long as it lives.
@@ -111,8 +113,8 @@ def _fused(model: ARModel) -> Iterator[Tensor]:
     places = torch.arange(model.n_tokens + 1, device=model.target.weight.device)
     table = model.rope(torch.where(places < model.n_tokens, places, -1))  # the last row, [-1], stands nowhere
     stand_ins = [(model, "rope", table.__getitem__)]
-    if find_spec("triton"):
-        from minar import kernels
+    if fused and fusable(places.device):
+        from minar import fused as kernels
 
         if type(model.trunk) is Transformer:
             stand_ins.append((model.trunk, "forward", partial(kernels.run, model.trunk)))
@@ -125,6 +127,13 @@ def _fused(model: ARModel) -> Iterator[Tensor]:
     finally:
         for module, name, _ in stand_ins:
             delattr(module, name)
+
+
+def fusable(device: torch.device) -> bool:
+    """Is there Triton, a card that it is good for (Ampere or later), and no autocast, which the kernels know not of?"""
+    if not find_spec("triton") or torch.is_autocast_enabled(device.type):
+        return False
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @dataclass
@@ -140,12 +149,14 @@ class Recording:
     held: tuple  # what the graphs read besides: prefix and cache, left there by earlier graphs, and angles
 
 
-def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prompt_steps: int, knobs: dict) -> Tensor:
+def _replayed(
+    model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prompt_steps: int, fused: bool, knobs: dict
+) -> Tensor:
     model.cond.check(cond, wait=True)
     model.check_plan(plan, len(cond))
     cond = cond.to(model.target.weight.device)
     asked = knobs.pop("generator", None) or torch.cuda.default_generators[torch.cuda.current_device()]
-    key = (tuple(cond.shape), plan.sizes, tuple(plan.pos.shape), cfg, prompt_steps, tuple(sorted(knobs.items())))
+    key = (tuple(cond.shape), plan.sizes, tuple(plan.pos.shape), cfg, prompt_steps, fused, tuple(sorted(knobs.items())))
     known = _recordings.setdefault(model, {})
     recording = known.get(key)
     if recording is None or recording.weights != _addresses(model):
@@ -153,7 +164,7 @@ def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prom
         while len(known) >= KEPT:
             known.pop(next(iter(known)))
         try:
-            recording = known[key] = _record(model, cond, plan.to(cond.device), cfg, prompt_steps, knobs)
+            recording = known[key] = _record(model, cond, plan.to(cond.device), cfg, prompt_steps, fused, knobs)
         except torch.OutOfMemoryError as error:
             raise RuntimeError(_too_big(model, len(cond), plan, guided=is_guided(cfg))) from error
 
@@ -167,12 +178,14 @@ def _replayed(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt, prom
     return recording.plan.unpermute(recording.tokens)
 
 
-def _record(model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt_steps: int, knobs: dict) -> Recording:
+def _record(
+    model: ARModel, cond: Tensor, plan: Plan, cfg: Scale, prompt_steps: int, fused: bool, knobs: dict
+) -> Recording:
     tokens, cond, plan = model.head.empty(len(cond), plan.n), cond.clone(), plan.clone()
     generator, pool = torch.Generator(cond.device), torch.cuda.graph_pool_handle()
     guided, graphs = is_guided(cfg), []
     knobs = {**knobs, "generator": generator}
-    with sdpa_kernel(ATTENTION), _fused(model) as table:
+    with sdpa_kernel(ATTENTION), _fewer_kernels(model, fused) as table:
         warm = model.prefix(cond, guided)
         model.draw(tokens, warm, plan, prompt_steps if prompt_steps < plan.n_steps else 0, None, cfg, **knobs)
         cache, prefix = KVCache(warm.shape[1] + plan.n) if model.cached else None, None

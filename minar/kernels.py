@@ -1,162 +1,16 @@
-"""The blocks of the trunk in few, fused kernels: the same sums as transformer.py, for steps of a few slots on a GPU.
+"""Triton kernels of a decoding step; fused.py calls them, and says which plain code each stands for.
 
-Decoding one picture is thousands of tiny operations, and each kernel costs a microsecond or two whatever it does. Here
-a block is five of them: norm + QKV, rotary + cache + attention, output + residual, norm + SwiGLU, down + residual.
-With more rows than FEW the products are cuBLAS's. `run` stands in for Transformer.forward; it has no weights.
+EARLY (Hopper and later): a kernel starts while the one before it ends. It reads what is old, weights and the cache of
+earlier steps, into registers, waits for the other to be done, and goes on with what that one has written.
 """
 
-import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
-from minar.cache import KVCache
-from minar.heads import CategoricalHead
-from minar.transformer import Mask, Transformer
-
-FEW = 2  # rows up to which a product is done without tensor cores
-MANY = 512  # rows and heads from which on there is work for the whole card
-SOME = 32  # rows up to which a product is bound by reading the weights
-
-
-def run(
-    trunk: Transformer,
-    x: Tensor,
-    mask: Mask = None,
-    rope: Tensor | None = None,
-    cache: KVCache | None = None,
-    keep: int | None = None,
-) -> Tensor:
-    """Transformer.forward. What is not a step that sees all that is cached goes the plain way."""
-    T = x.shape[1]
-    if cache is None or rope is None or not (mask is None or (mask == "causal" and T == 1)):
-        return Transformer.forward(trunk, x, mask, rope, cache, keep)
-    rows = x.flatten(0, 1).clone()
-    for layer, block in enumerate(trunk.blocks):
-        qkv = normed_product(rows, block.norm1, block.attn.qkv.weight)
-        seen = attend(qkv.view(*x.shape[:2], 3, trunk.n_heads, -1), rope, cache, layer)
-        add_product(rows, seen.flatten(0, 1), block.attn.out.weight)
-        gated = gated_product(rows, block.norm2, block.mlp.gate_up.weight)
-        add_product(rows, gated, block.mlp.down.weight)
-    cache.advance(T if keep is None else keep)
-    return normed(rows, trunk.norm).view_as(x)
-
-
-def normed_product(x: Tensor, norm: torch.nn.RMSNorm, weight: Tensor) -> Tensor:
-    """norm(x) W^T. x: (M, K); weight: (N, K). Returns (M, N)."""
-    if len(x) > SOME:
-        return F.linear(normed(x, norm), weight)
-    return _launch_product(x, weight, x.new_empty(len(x), len(weight)), norm=norm)
-
-
-def gated_product(x: Tensor, norm: torch.nn.RMSNorm, weight: Tensor) -> Tensor:
-    """SwiGLU up to its last product: silu(g) * u, where [g, u] = norm(x) W^T. weight: (2N, K). Returns (M, N)."""
-    if len(x) <= SOME:
-        return _launch_product(x, weight, x.new_empty(len(x), len(weight) // 2), norm=norm, gated=True)
-    both = F.linear(normed(x, norm), weight)
-    out = x.new_empty(len(x), len(weight) // 2)
-    _gate[lambda meta: (len(x), triton.cdiv(out.shape[1], meta["BLOCK"]))](both, out, out.shape[1], BLOCK=1024, **_early())
-    return out
-
-
-def add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
-    """out += x W^T, in place. x: (M, K); weight: (N, K); out: (M, N)."""
-    if len(x) > SOME:
-        out.addmm_(x, weight.T)
-    else:
-        _launch_product(x, weight, out, add=True)
-
-
-def normed(x: Tensor, norm: torch.nn.RMSNorm) -> Tensor:
-    """norm(x). x: (M, K)."""
-    K, out = x.shape[1], torch.empty_like(x)
-    _norm[(len(x),)](x, norm.weight, out, norm.eps, K=K, BLOCK=triton.next_power_of_2(K), num_warps=4, **_early())
-    return out
-
-
-def sample(
-    head: CategoricalHead,
-    h: Tensor,
-    h_null: Tensor | None = None,
-    cfg: float = 1.0,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """CategoricalHead.sample, with the same random numbers. top-k, top-p and greedy decoding go the plain way."""
-    if temperature <= 0 or top_k or top_p != 1:
-        return CategoricalHead.sample(head, h, h_null, cfg, temperature, top_k, top_p, generator)
-    rows = h if h_null is None else torch.cat([h, h_null])
-    rows = rows.flatten(0, 1)
-    if len(rows) <= SOME:
-        logits = _launch_product(rows.contiguous(), head.weight, rows.new_empty(len(rows), head.vocab))
-    else:
-        logits = head(rows)
-    clock = torch.empty(*h.shape[:2], head.vocab, device=h.device).exponential_(generator=generator)
-    winner = torch.empty(h.shape[:2], dtype=torch.long, device=h.device)
-    n, guided = winner.numel(), h_null is not None
-    block = min(8192, triton.next_power_of_2(head.vocab))
-    _race[(n,)](logits, clock, winner, head.vocab, cfg, temperature, n, GUIDED=guided, BLOCK=block, num_warps=16)
-    return winner
-
-
-def attend(qkv: Tensor, rope: Tensor, cache: KVCache, layer: int) -> Tensor:
-    """Turn queries and keys, put keys and values into the cache, and let all T queries see all n + T slots.
-
-    qkv: (B, T, 3, H, hd). rope: (T, hd/2, 2) or (B, T, hd/2, 2) float32. Returns (B, T, H * hd).
-    """
-    B, T, _, H, hd = qkv.shape
-    keys, values = cache.room(layer, qkv[:, :, 1].transpose(1, 2))
-    seen = qkv.new_empty(B, T, H * hd)
-    per_row = rope.stride(0) if rope.dim() == 4 else 0
-    numbers = per_row, cache.n, cache.max_len, hd**-0.5
-    shape = {"H": H, "HD": hd, "D": triton.next_power_of_2(hd)}
-    slots = min(256 if B * H < MANY else 32, max(16, triton.next_power_of_2(cache.n)))
-    if T == 1:
-        _attend_one[B, H](qkv, rope, keys, values, seen, *numbers, **shape, S=slots, num_warps=max(1, slots // 32), **_early())
-    else:
-        queries = max(16, triton.next_power_of_2(T))
-        _attend_few[B, H](qkv, rope, keys, values, seen, *numbers, T, **shape, Q=queries, S=slots, num_warps=4, **_early())
-    return seen
-
-
-def _early() -> dict:
-    """Let a kernel start while the one before it ends: it reads its weights, then waits. Hopper and later."""
-    early = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0) and PDL
-    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
-
-
-PDL = True
-
-
-def _launch_product(x, weight, out, norm=None, gated=False, add=False, tile=None, dot=None) -> Tensor:
-    (M, K), N = x.shape, out.shape[1]
-    dot = M > FEW if dot is None else dot
-    block_n, block_k, warps = tile or _tile(M, N, K, gated, dot)
-    kernel, rows = (_product_dot, max(16, triton.next_power_of_2(M))) if dot else (_product, M)
-    shape = {"K": K, "M": M, "ROWS": rows, "BLOCK_N": block_n, "BLOCK_K": block_k, "num_warps": warps}
-    kind = {"NORM": norm is not None, "GATED": gated, "ADD": add}
-    scale, eps = (norm.weight, norm.eps) if norm else (x, 0.0)
-    kernel[(triton.cdiv(N, block_n),)](x, weight, scale, out, N, eps, **shape, **kind, **_early())
-    return out
-
-
-def _tile(M: int, N: int, K: int, gated: bool, dot: bool) -> tuple[int, int, int]:
-    """Outputs of one program, numbers of each read at once, warps: all its weights must fit into registers."""
-    block_k = min(256, triton.next_power_of_2(K))
-    if dot:
-        per = 16 * K * (2 if gated else 1)
-        return 16, max(16, block_k), 4 if per <= 32 * 1024 else 8
-    block_n = 4 if K * (2 if gated else 1) <= 1280 and not 1056 < N < 3200 else 2
-    per = block_n * K * (2 if gated else 1)
-    return block_n, block_k, max(1, triton.next_power_of_2(per // 8192))
 
 
 @triton.jit
-def _product(
+def product(
     x,
     weight,
     scale,
@@ -165,7 +19,6 @@ def _product(
     eps,
     K: tl.constexpr,
     M: tl.constexpr,
-    ROWS: tl.constexpr,
     NORM: tl.constexpr,
     GATED: tl.constexpr,
     ADD: tl.constexpr,
@@ -173,6 +26,7 @@ def _product(
     BLOCK_K: tl.constexpr,
     EARLY: tl.constexpr,
 ):
+    """out (M, N) [+]= norm(x) W^T, gated or not: a program has BLOCK_N outputs of every row. For one row or two."""
     if EARLY:
         gdc_launch_dependents()
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -209,11 +63,11 @@ def _product(
             result = gate * tl.sigmoid(gate) * (tl.sum(up, 1) * shrink).to(out.dtype.element_ty).to(tl.float32)
         if ADD:
             result += tl.load(out + m * N + n, n < N, 0.0).to(tl.float32)
-        tl.store(out + m * N + n, result, n < N)
+        tl.store(out + m * N + n, result.to(out.dtype.element_ty), n < N)
 
 
 @triton.jit
-def _product_dot(
+def product_dot(
     x,
     weight,
     scale,
@@ -230,6 +84,7 @@ def _product_dot(
     BLOCK_K: tl.constexpr,
     EARLY: tl.constexpr,
 ):
+    """The same on tensor cores, which want at least 16 rows: for some rows, ROWS with those that are made up."""
     if EARLY:
         gdc_launch_dependents()
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -268,11 +123,12 @@ def _product_dot(
     wanted = (m[None] < M) & (n[:, None] < N)
     if ADD:
         total += tl.load(place, wanted, 0.0).to(tl.float32)
-    tl.store(place, total, wanted)
+    tl.store(place, total.to(out.dtype.element_ty), wanted)
 
 
 @triton.jit
-def _norm(x, scale, out, eps, K: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def norm(x, scale, out, eps, K: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    """RMSNorm of (M, K): a program has a row."""
     k = tl.arange(0, BLOCK)
     by = tl.load(scale + k, k < K, 0.0).to(tl.float32)
     if EARLY:
@@ -280,11 +136,12 @@ def _norm(x, scale, out, eps, K: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.co
         gdc_wait()
     value = tl.load(x + tl.program_id(0) * K + k, k < K, 0.0).to(tl.float32)
     value *= tl.rsqrt(tl.sum(value * value, 0) / K + eps) * by
-    tl.store(out + tl.program_id(0) * K + k, value, k < K)
+    tl.store(out + tl.program_id(0) * K + k, value.to(out.dtype.element_ty), k < K)
 
 
 @triton.jit
-def _gate(both, out, N, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+def gate(both, out, N, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    """silu(g) * u of (M, 2N) = [g, u]."""
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
@@ -292,11 +149,12 @@ def _gate(both, out, N, BLOCK: tl.constexpr, EARLY: tl.constexpr):
     n = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(both + row * 2 * N + n, n < N, 0.0).to(tl.float32)
     up = tl.load(both + row * 2 * N + N + n, n < N, 0.0).to(tl.float32)
-    tl.store(out + row * N + n, gate * tl.sigmoid(gate) * up, n < N)
+    tl.store(out + row * N + n, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), n < N)
 
 
 @triton.jit
-def _race(logits, clock, winner, V, cfg, temperature, rows, GUIDED: tl.constexpr, BLOCK: tl.constexpr):
+def race(logits, clock, winner, V, cfg, temperature, rows, GUIDED: tl.constexpr, BLOCK: tl.constexpr):
+    """sampling.race on logits: the largest of guided logits / temperature - log clock. A program has a row."""
     row = tl.program_id(0).to(tl.int64)
     best = tl.full((BLOCK,), -float("inf"), tl.float32)
     who = tl.zeros((BLOCK,), tl.int32)
@@ -336,7 +194,7 @@ def _look(q, k, v, known, best, weight, total):
 
 
 @triton.jit(do_not_specialize=["n"])
-def _attend_one(
+def attend_one(
     qkv,
     rope,
     keys,
@@ -352,6 +210,7 @@ def _attend_one(
     S: tl.constexpr,
     EARLY: tl.constexpr,
 ):
+    """One query, row and head: turn, cache, attend. S cached slots are looked at at a time."""
     if EARLY:
         gdc_launch_dependents()
     row, head = tl.program_id(0), tl.program_id(1)
@@ -382,7 +241,7 @@ def _attend_one(
         k_old = tl.load(keys + tile + start * HD, known, 0.0)
         v_old = tl.load(values + tile + start * HD, known, 0.0)
         best, weight, total = _look(q, k_old, v_old, start + s < n, best, weight, total)
-    tl.store(seen + row * H * HD + head * HD + d, total / weight, inside)
+    tl.store(seen + row * H * HD + head * HD + d, (total / weight).to(kind), inside)
 
 
 @triton.jit
@@ -397,7 +256,7 @@ def _look_few(q, k, v, known, scale, best, weight, total):
 
 
 @triton.jit(do_not_specialize=["n", "T"])
-def _attend_few(
+def attend_few(
     qkv,
     rope,
     keys,
@@ -415,6 +274,7 @@ def _attend_few(
     S: tl.constexpr,
     EARLY: tl.constexpr,
 ):
+    """T queries of a row and head, who see each other: turn, cache, attend. Q >= T, at least 16 for tensor cores."""
     if EARLY:
         gdc_launch_dependents()
     row, head = tl.program_id(0), tl.program_id(1)
@@ -441,7 +301,9 @@ def _attend_few(
     tl.store(values + new, v, inside)
 
     nothing = tl.zeros((Q,), tl.float32)
-    best, weight, total = _look_few(q, k, v, t < T, scale, nothing - float("inf"), nothing, tl.zeros((Q, D), tl.float32))
+    best, weight, total = _look_few(
+        q, k, v, t < T, scale, nothing - float("inf"), nothing, tl.zeros((Q, D), tl.float32)
+    )
     best, weight, total = _look_few(q, k_old, v_old, s < n, scale, best, weight, total)
     for start in range(S, n, S):
         known = (start + s[:, None] < n) & (d < HD)
@@ -449,4 +311,4 @@ def _attend_few(
         v_old = tl.load(values + tile + start * HD, known, 0.0)
         best, weight, total = _look_few(q, k_old, v_old, start + s < n, scale, best, weight, total)
     to = seen + (row * T + t[:, None]) * H * HD + head * HD + d
-    tl.store(to, total / weight[:, None], inside)
+    tl.store(to, (total / weight[:, None]).to(kind), inside)

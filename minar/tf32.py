@@ -11,7 +11,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-
 WIDE = 32  # channels from which on a product on CUDA is bound by arithmetic
 
 

@@ -168,7 +168,18 @@ def test_a_kill_while_saving_leaves_the_old_file(name, tmp_path):
 
 # The source itself.
 
-PLAIN = ("cache", "condition", "cross_entropy", "gpt", "heads", "quantizers", "sampling", "tf32", "transformer", "vqvae")
+PLAIN = (
+    "cache",
+    "condition",
+    "cross_entropy",
+    "gpt",
+    "heads",
+    "quantizers",
+    "sampling",
+    "tf32",
+    "transformer",
+    "vqvae",
+)
 PLANNED = ("plan", "model", "next_step", "any_order", "masked", "generate")  # from lesson 07 on
 CORE = (*PLAIN, *PLANNED)
 

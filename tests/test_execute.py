@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,16 @@ def test_a_failing_cell_leaves_the_file_untouched(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "cell 2" in said and "ValueError: planted" in said and "\x1b" not in said
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_limit_ends_a_run_and_keeps_what_is_done(tmp_path, capsys):
+    path = write(tmp_path / "long.ipynb", "print(1)", "import time; time.sleep(60)", "print(2)")
+    asked = [str(path), "--profile", "smoke", "--out", str(tmp_path / "built"), "--limit", "4"]
+    start = time.monotonic()
+    assert tool.main(asked) == 1 and time.monotonic() - start < 30
+    assert "cell 2 was still running" in capsys.readouterr().err
+    done = read(tmp_path / "built" / "long.failed.ipynb")["cells"]
+    assert done[1]["outputs"][0]["text"] == ["1\n"] and done[3]["execution_count"] is None
 
 
 def test_out_writes_elsewhere(tmp_path):

@@ -261,7 +261,9 @@ def _(m):
 
 @bug("rotary angles count from the first slot of the call", cache, "with a cache step 1 differs")
 def _(m):
-    read_with(m, lambda self, t, p, plan, slots, x, rope: (x, self.rope(plan.at(plan.reads_from[: slots.stop - slots.start]))))
+    read_with(
+        m, lambda self, t, p, plan, slots, x, rope: (x, self.rope(plan.at(plan.reads_from[: slots.stop - slots.start])))
+    )
 
 
 @bug("the target starts at one", as_gpt, "the losses differ")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a checkout with nothing installed will do
@@ -45,7 +45,11 @@ print(json.dumps({
 
 
 class CellFailed(Exception):
-    """A cell raised, or its kernel died. The message names the cell and holds the traceback."""
+    """A cell raised, took too long, or its kernel died. The message names the cell and holds the traceback."""
+
+
+class TooLate(CellFailed):
+    """The limit was over before the cell was."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     for path in args.notebooks:
         try:
-            print(f"{path}: {execute(path, args.profile, args.keep, args.out)}", flush=True)
+            print(f"{path}: {execute(path, args.profile, args.keep, args.out, args.limit)}", flush=True)
         except CellFailed as error:
             failed += 1
             print(f"{path}: {error}\n{path}: not written", file=sys.stderr, flush=True)
@@ -67,6 +71,7 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--profile", choices=["smoke", "lab", "full"], default="full")
     parser.add_argument("--keep", action="store_true", help="keep outputs above the first changed cell")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write there instead of in place")
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help="of a whole notebook; then it counts as failed")
     args = parser.parse_args(argv)
     for path in args.notebooks:
         if not path.is_file():
@@ -74,10 +79,10 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def execute(path: Path, profile: str, keep: bool = False, out: Path | None = None) -> str:
+def execute(path: Path, profile: str, keep: bool = False, out: Path | None = None, limit: float | None = None) -> str:
     """Execute one notebook and write it, in place or into the folder `out`. Returns what was done, in a line.
 
-    Raises CellFailed where a cell raises; the notebook itself is then left alone.
+    Raises CellFailed where a cell raises or the limit of seconds is over; the notebook itself is then left alone.
     """
     old = nbformat.read(path, as_version=4)
     last = len(old.cells)
@@ -85,7 +90,7 @@ def execute(path: Path, profile: str, keep: bool = False, out: Path | None = Non
     if first == last and all(is_hashed(cell) for cell in old.cells if is_code(cell)):
         return "up to date"
 
-    new, record, failure = run(old, path, profile, first)
+    new, record, failure = run(old, path, profile, first, limit)
     if failure:
         if out:
             clean(new, record)
@@ -113,7 +118,7 @@ def first_new(nb: nbformat.NotebookNode, profile: str) -> int:
 
 
 def run(
-    old: nbformat.NotebookNode, path: Path, profile: str, first: int
+    old: nbformat.NotebookNode, path: Path, profile: str, first: int, limit: float | None
 ) -> tuple[nbformat.NotebookNode, dict, CellFailed | None]:
     """Run a copy of the notebook to the end. Returns it, the record of where and how long, and the first failure."""
     nb = copy.deepcopy(old)
@@ -128,15 +133,18 @@ def run(
         force_raise_errors=True,
         resources={"metadata": {"path": str(path.resolve().parent)}},
     )
-    start, count, failure = time.perf_counter(), 0, None
+    start, count, failure, failed = time.perf_counter(), 0, None, None
     with client.setup_kernel(env=environment(profile, kept=first > 0)):
         for i in range(n):
             if i == first > 0:
                 tell(client, "import os; os.environ.pop('MINAR_KEEP', None)")
             count += is_code(nb.cells[i])
+            client.timeout = None if limit is None else max(1, int(limit - (time.perf_counter() - start)))
             failed = run_cell(client, i, count)
             failure = failure or failed
-        where = json.loads(tell(client, WHERE))
+            if isinstance(failed, TooLate):
+                break  # its kernel is still busy
+        where = {} if isinstance(failed, TooLate) else json.loads(tell(client, WHERE))
     del nb.cells[n:]
 
     seconds = round(time.perf_counter() - start, 1)
@@ -162,6 +170,8 @@ def run_cell(client: NotebookClient, i: int, count: int) -> CellFailed | None:
     except CellExecutionError as error:
         traceback = re.sub(r"\x1b\[[0-9;]*m", "", error.traceback)  # colours, which a log cannot show
         return CellFailed(f"cell {i} failed\n{traceback}")
+    except CellTimeoutError:
+        return TooLate(f"cell {i} was still running when the limit was over")
     except DeadKernelError as error:
         line = next(iter(source(cell).splitlines()), "")
         raise CellFailed(f"cell {i} ended its kernel (out of memory?): {line}\n{error}") from None

@@ -1,0 +1,151 @@
+"""A decoding step in few kernels: the same sums as transformer.py and heads.py, for recordings on a GPU.
+
+Decoding one picture is thousands of tiny operations, and each kernel costs a microsecond or two whatever it does. Here
+a block is five of them: norm + QKV, rotary + cache + attention, output + residual, norm + SwiGLU, down + residual; and
+drawing a token is two. `run` and `sample` stand in for Transformer.forward and CategoricalHead.sample. No weights here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from triton import cdiv, next_power_of_2
+
+from minar import kernels
+from minar.cache import KVCache
+from minar.heads import CategoricalHead
+from minar.transformer import Mask, Transformer
+
+FEW = 2  # rows up to which a product is done without tensor cores
+SOME = 32  # rows up to which a product is bound by reading the weights; cuBLAS has the others
+MANY = 512  # rows times heads from which on the card is full, and small programs fill it best
+
+
+def run(
+    trunk: Transformer,
+    x: Tensor,
+    mask: Mask = None,
+    rope: Tensor | None = None,
+    cache: KVCache | None = None,
+    keep: int | None = None,
+) -> Tensor:
+    """Transformer.forward. What is not a step of a few slots that see all that is cached goes the plain way."""
+    T = x.shape[1]
+    if cache is None or rope is None or T > SOME or not (mask is None or (mask == "causal" and T == 1)):
+        return Transformer.forward(trunk, x, mask, rope, cache, keep)
+    rows, rope = x.flatten(0, 1).clone(memory_format=torch.contiguous_format), rope.contiguous()
+    for layer, block in enumerate(trunk.blocks):
+        qkv = normed_product(rows, block.norm1, block.attn.qkv.weight)
+        seen = attend(qkv.view(*x.shape[:2], 3, trunk.n_heads, -1), rope, cache, layer)
+        add_product(rows, seen.flatten(0, 1), block.attn.out.weight)
+        gated = gated_product(rows, block.norm2, block.mlp.gate_up.weight)
+        add_product(rows, gated, block.mlp.down.weight)
+    cache.advance(T if keep is None else keep)
+    return normed(rows, trunk.norm).view_as(x)
+
+
+def sample(
+    head: CategoricalHead,
+    h: Tensor,
+    h_null: Tensor | None = None,
+    cfg: float = 1.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """CategoricalHead.sample, with the same random numbers. top-k, top-p and greedy decoding go the plain way."""
+    if temperature <= 0 or top_k or top_p != 1:
+        return CategoricalHead.sample(head, h, h_null, cfg, temperature, top_k, top_p, generator)
+    V, rows = head.vocab, (h if h_null is None else torch.cat([h, h_null])).flatten(0, 1)
+    logits = _product(rows.contiguous(), head.weight, V) if len(rows) <= SOME else head(rows)
+    clock = torch.empty(*h.shape[:2], V, device=h.device).exponential_(generator=generator)
+    winner = torch.empty(h.shape[:2], dtype=torch.long, device=h.device)
+    n, shape = winner.numel(), {"GUIDED": h_null is not None, "BLOCK": min(4096, next_power_of_2(V))}
+    kernels.race[(n,)](logits, clock, winner, V, cfg, temperature, n, **shape, num_warps=16)
+    return winner
+
+
+def normed_product(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
+    """norm(x) W^T. x: (M, K); weight: (N, K). Returns (M, N)."""
+    if len(x) > SOME:
+        return F.linear(normed(x, norm), weight)
+    return _product(x, weight, len(weight), norm=norm)
+
+
+def gated_product(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
+    """SwiGLU up to its last product: silu(g) * u, where [g, u] = norm(x) W^T. weight: (2N, K). Returns (M, N)."""
+    N = len(weight) // 2
+    if len(x) <= SOME:
+        return _product(x, weight, N, norm=norm, gated=True)
+    out = x.new_empty(len(x), N)
+    kernels.gate[len(x), cdiv(N, 1024)](F.linear(normed(x, norm), weight), out, N, BLOCK=1024, **_early())
+    return out
+
+
+def add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
+    """out += x W^T, in place. x: (M, K); weight: (N, K); out: (M, N)."""
+    if len(x) > SOME:
+        out.addmm_(x, weight.T)
+    else:
+        _product(x, weight, len(weight), add_to=out)
+
+
+def normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """norm(x). x: (M, K)."""
+    K, out = x.shape[1], torch.empty_like(x)
+    kernels.norm[(len(x),)](x, norm.weight, out, norm.eps, K=K, BLOCK=next_power_of_2(K), **_early())
+    return out
+
+
+def attend(qkv: Tensor, rope: Tensor, cache: KVCache, layer: int) -> Tensor:
+    """Turn queries and keys, put keys and values into the cache, and let all T queries see all n + T slots.
+
+    qkv: (B, T, 3, H, hd). rope: (T, hd/2, 2) or (B, T, hd/2, 2) float32. Returns (B, T, H * hd).
+    """
+    B, T, _, H, hd = qkv.shape
+    keys, values = cache.room(layer, qkv[:, :, 1].transpose(1, 2))
+    seen = qkv.new_empty(B, T, H * hd)
+    per_row = rope.stride(0) if rope.dim() == 4 else 0
+    slots = min(256 if B * H < MANY else 32, max(16, next_power_of_2(cache.n)))
+    given = qkv, rope, keys, values, seen, per_row, cache.n, cache.max_len, hd**-0.5
+    shape = {"H": H, "HD": hd, "D": max(16, next_power_of_2(hd)), "S": slots} | _early()
+    if T == 1:
+        kernels.attend_one[B, H](*given, **shape, num_warps=max(1, slots // 32))
+    else:
+        kernels.attend_few[B, H](*given, T, **shape, Q=max(16, next_power_of_2(T)))
+    return seen
+
+
+def _product(
+    x: Tensor,
+    weight: Tensor,
+    N: int,
+    norm: nn.RMSNorm | None = None,
+    gated: bool = False,
+    add_to: Tensor | None = None,
+) -> Tensor:
+    M, K = x.shape
+    out = x.new_empty(M, N) if add_to is None else add_to
+    shape = {"K": K, "M": M, "NORM": norm is not None, "GATED": gated, "ADD": add_to is not None} | _early()
+    given = x, weight, norm.weight if norm else x, out, N, norm.eps if norm else 0.0
+    if M <= FEW:
+        block, k, warps = _tile(N, K, gated)
+        kernels.product[(cdiv(N, block),)](*given, **shape, BLOCK_N=block, BLOCK_K=k, num_warps=warps)
+    else:
+        shape |= {"ROWS": max(16, next_power_of_2(M)), "BLOCK_K": min(256, max(16, next_power_of_2(K)))}
+        warps = 4 if 16 * K * (2 if gated else 1) <= 2**15 else 8
+        kernels.product_dot[(cdiv(N, 16),)](*given, **shape, BLOCK_N=16, num_warps=warps)
+    return out
+
+
+def _tile(N: int, K: int, gated: bool) -> tuple[int, int, int]:
+    """Outputs of a program, numbers it reads at once for each, warps. The best of those tried on an H100."""
+    reads = K * (2 if gated else 1)  # numbers for each output
+    block = 4 if reads <= 1280 and not 1056 < N < 3200 else 2
+    return block, min(256, next_power_of_2(K)), max(1, next_power_of_2(block * reads // 8192))
+
+
+def _early() -> dict:
+    """May a kernel start while the one before it ends?"""
+    early = torch.version.cuda and torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+    return {"EARLY": True, "launch_pdl": True} if early else {"EARLY": False}
