@@ -28,18 +28,23 @@ def run(
     cache: KVCache | None = None,
     keep: int | None = None,
 ) -> Tensor:
-    """Transformer.forward. What is not a step of a few slots that see all that is cached goes the plain way."""
-    T = x.shape[1]
-    if cache is None or rope is None or T > SOME or not (mask is None or (mask == "causal" and T == 1)):
-        return Transformer.forward(trunk, x, mask, rope, cache, keep)
-    rows, rope = x.flatten(0, 1).clone(memory_format=torch.contiguous_format), rope.contiguous()
+    """Transformer.forward. Attention is fused in a step of a few slots that see all that is cached."""
+    B, T, _ = x.shape
+    a_step = cache is not None and rope is not None and T <= SOME and (mask is None or (T == 1 and mask == "causal"))
+    rows, rope = (
+        x.flatten(0, 1).clone(memory_format=torch.contiguous_format),
+        rope if rope is None else rope.contiguous(),
+    )
     for layer, block in enumerate(trunk.blocks):
-        qkv = normed_product(rows, block.norm1, block.attn.qkv.weight)
-        seen = attend(qkv.view(*x.shape[:2], 3, trunk.n_heads, -1), rope, cache, layer)
+        qkv = normed_product(rows, block.norm1, block.attn.qkv.weight).view(B, T, -1)
+        seen = (
+            attend(qkv, rope, cache, layer, trunk.n_heads) if a_step else block.attn.look(qkv, mask, rope, cache, layer)
+        )
         add_product(rows, seen.flatten(0, 1), block.attn.out.weight)
         gated = gated_product(rows, block.norm2, block.mlp.gate_up.weight)
         add_product(rows, gated, block.mlp.down.weight)
-    cache.advance(T if keep is None else keep)
+    if cache is not None:
+        cache.advance(T if keep is None else keep)
     return normed(rows, trunk.norm).view_as(x)
 
 
@@ -97,13 +102,13 @@ def normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
     return out
 
 
-def attend(qkv: Tensor, rope: Tensor, cache: KVCache, layer: int) -> Tensor:
+def attend(qkv: Tensor, rope: Tensor, cache: KVCache, layer: int, n_heads: int) -> Tensor:
     """Turn queries and keys, put keys and values into the cache, and let all T queries see all n + T slots.
 
-    qkv: (B, T, 3, H, hd). rope: (T, hd/2, 2) or (B, T, hd/2, 2) float32. Returns (B, T, H * hd).
+    qkv: (B, T, 3D). rope: (T, hd/2, 2) or (B, T, hd/2, 2) float32. Returns (B, T, D).
     """
-    B, T, _, H, hd = qkv.shape
-    keys, values = cache.room(layer, qkv[:, :, 1].transpose(1, 2))
+    B, T, H, hd = *qkv.shape[:2], n_heads, qkv.shape[2] // n_heads // 3
+    keys, values = cache.room(layer, qkv.view(B, T, 3, H, hd)[:, :, 1].transpose(1, 2))
     seen = qkv.new_empty(B, T, H * hd)
     per_row = rope.stride(0) if rope.dim() == 4 else 0
     slots = min(256 if B * H < MANY else 32, max(16, next_power_of_2(cache.n)))
@@ -126,23 +131,29 @@ def _product(
 ) -> Tensor:
     M, K = x.shape
     out = x.new_empty(M, N) if add_to is None else add_to
+    reads = K * (2 if gated else 1)  # numbers for each output
     shape = {"K": K, "M": M, "NORM": norm is not None, "GATED": gated, "ADD": add_to is not None} | _early()
     given = x, weight, norm.weight if norm else x, out, N, norm.eps if norm else 0.0
     if M <= FEW:
-        block, k, warps = _tile(N, K, gated)
-        kernels.product[(cdiv(N, block),)](*given, **shape, BLOCK_N=block, BLOCK_K=k, num_warps=warps)
+        shape |= _tile_of_few(N, reads)
+        kernels.product[(cdiv(N, shape["BLOCK_N"]),)](*given, **shape, BLOCK_K=min(256, next_power_of_2(K)))
     else:
-        shape |= {"ROWS": max(16, next_power_of_2(M)), "BLOCK_K": min(256, max(16, next_power_of_2(K)))}
-        warps = 4 if 16 * K * (2 if gated else 1) <= 2**15 else 8
-        kernels.product_dot[(cdiv(N, 16),)](*given, **shape, BLOCK_N=16, num_warps=warps)
+        shape |= _tile_of_some(reads) | {"ROWS": max(16, next_power_of_2(M))}
+        k = min(256, max(16, next_power_of_2(K)))
+        kernels.product_dot[(cdiv(N, shape["BLOCK_N"]),)](*given, **shape, BLOCK_K=k)
     return out
 
 
-def _tile(N: int, K: int, gated: bool) -> tuple[int, int, int]:
-    """Outputs of a program, numbers it reads at once for each, warps. The best of those tried on an H100."""
-    reads = K * (2 if gated else 1)  # numbers for each output
+def _tile_of_few(N: int, reads: int) -> dict:
+    """Outputs of a program, which holds all their weights in registers, and its warps: the best tried on an H100."""
     block = 4 if reads <= 1280 and not 1056 < N < 3200 else 2
-    return block, min(256, next_power_of_2(K)), max(1, next_power_of_2(block * reads // 8192))
+    return {"BLOCK_N": block, "num_warps": max(1, next_power_of_2(block * reads // 2**13))}
+
+
+def _tile_of_some(reads: int) -> dict:
+    """The same for tensor cores, which want 16 outputs at least."""
+    block = 32 if 32 * reads <= 2**15 else 16
+    return {"BLOCK_N": block, "num_warps": 4 if block * reads <= 2**15 else 8}
 
 
 def _early() -> dict:

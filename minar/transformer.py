@@ -61,13 +61,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, mask: Mask, rope: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))  # (B, T, 3, H, hd)
+        return self.out(self.look(self.qkv(x), mask, rope, cache, layer))
+
+    def look(self, qkv: Tensor, mask: Mask, rope: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        """What lies between the two products: (B, T, 3D) -> (B, T, D)."""
+        qkv = qkv.unflatten(-1, (3, self.n_heads, -1))  # (B, T, 3, H, hd)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, hd) each
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
         if cache is not None:
             k, v = cache.put(layer, k, v)
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        return attend(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 class SwiGLU(nn.Module):
