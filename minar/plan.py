@@ -5,7 +5,9 @@ Mask, cache, loss and the decoding loop follow from the plan. What a slot reads 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -171,19 +173,87 @@ def scales(sides: tuple[int, ...]) -> Plan:
     return Plan(torch.arange(sum(sizes)), sizes)
 
 
+def halton(h: int, w: int, steps: int | tuple[int, ...]) -> Plan:
+    """Spread out: positions follow the 2-D Halton sequence, base 2 for rows and 3 for columns, so that the tokens of a
+    step stand far apart.
+
+    steps: their number, with sizes that grow as the share arccos leaves (256 in 8: 20 21 21 23 25 28 35 83), or the
+    sizes themselves. Besnier et al., "Halton Scheduler for Masked Generative Image Transformer", 2025.
+    """
+    n = _area(h, w)
+    sizes = _sizes(n, steps, lambda t: math.ceil(n * _arccos(t))) if isinstance(steps, int) else steps
+    seen = {}  # as an ordered set: small grids are hit many times over
+    index = 1
+    while len(seen) < n:
+        seen[math.floor(h * _mirror(index, 2)) * w + math.floor(w * _mirror(index, 3))] = None
+        index += 1
+    return Plan(torch.tensor(list(seen)), sizes)
+
+
+def completing(
+    known: Tensor,
+    steps: int | tuple[int, ...],
+    generator: torch.Generator | None = None,
+    order: Plan | None = None,
+) -> Plan:
+    """For in- and outpainting: the first step is what is known, the rest follows at random, or as in `order`.
+
+    known: (N,) bool, by position. steps: how many are drawn (`cosine_sizes`), or their sizes. order: any plan of the
+    grid, of which only `pos` counts. Decode with generate(..., prompt=tokens, prompt_steps=1). Raises TypeError or
+    ValueError for a mask that is not one, is empty or full, an order of another grid, or steps that do not fit.
+    """
+    if not isinstance(known, Tensor) or known.dtype != torch.bool or known.dim() != 1:
+        kind = f"{known.dtype} {tuple(known.shape)}" if isinstance(known, Tensor) else type(known).__name__
+        raise TypeError(f"known must be a tensor of torch.bool, (N,), got {kind}")
+    n, n_known = len(known), len(known[known])
+    if not 0 < n_known < n:
+        raise ValueError(f"{n_known} of {n} tokens are known: some must be, and some must be left to draw")
+    pos = _shuffled(n, None, generator) if order is None else order.pos
+    if pos.shape[-1] != n:
+        raise ValueError(f"the order is of a grid of {pos.shape[-1]} tokens, known has {n}")
+    pos = pos.gather(-1, (~known)[pos].byte().argsort(dim=-1, stable=True))  # the known ones first
+    return Plan(pos, (n_known, *(cosine_sizes(n - n_known, steps) if isinstance(steps, int) else steps)))
+
+
 def cosine_sizes(n: int, n_steps: int) -> tuple[int, ...]:
     """How many tokens each step draws if the share still hidden falls along a cosine, at least one: 256 in 8 steps are
     5 15 24 31 39 45 48 49. Chang et al., "MaskGIT", 2022.
     """
+    return _sizes(n, n_steps, lambda t: math.floor(n * math.cos(math.pi / 2 * t)))
+
+
+def arccos_sizes(n: int, n_steps: int) -> tuple[int, ...]:
+    """As `cosine_sizes`, along an arc cosine: nearly even, then a large last step. 256 in 8 steps are
+    21 21 21 23 25 28 35 82. Li et al., "ARPG", 2025, and MaskGIL.
+    """
+    return _sizes(n, n_steps, lambda t: math.floor(n * _arccos(t)))
+
+
+def _sizes(n: int, n_steps: int, hidden: Callable[[float], int]) -> tuple[int, ...]:
+    """Sizes of steps of which hidden(t) tokens are left after the share t of the steps."""
     if not 1 <= n_steps <= n:
         raise ValueError(f"{n} tokens can be drawn in 1 to {n} steps, not in {n_steps}")
     sizes, left = [], n
     for s in range(1, n_steps + 1):
-        target = math.floor(n * math.cos(math.pi / 2 * s / n_steps))
-        target = max(n_steps - s, min(left - 1, target))  # at least one now, and one for each step to come
+        target = max(n_steps - s, min(left - 1, hidden(s / n_steps)))  # at least one now, and one for each step to come
         sizes.append(left - target)
         left = target
     return tuple(sizes)
+
+
+def _arccos(t: float) -> float:
+    """Falls from 1 at t = 0 to 0 at t = 1."""
+    return math.acos(t) / (math.pi / 2)
+
+
+def _mirror(index: int, base: int) -> Fraction:
+    """The digits of `index` reversed, behind the point: 6 is 110 in base 2 and becomes 0.011 = 3/8."""
+    value, unit = Fraction(0), Fraction(1, base)
+    while index:
+        index, digit = divmod(index, base)
+        value += digit * unit
+        unit /= base
+    return value
 
 
 def _shuffled(n: int, batch: int | None, generator: torch.Generator | None) -> Tensor:
