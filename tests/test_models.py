@@ -210,7 +210,7 @@ def test_fit_draws_plans_and_resumes(tmp_path):
         m = model(AnyOrderAR)
         drawn = []
 
-        def plan(n):
+        def plan(n, done):
             drawn.append(random_order(4, 4, n))
             if len(drawn) == steps_to_do + 2:
                 raise KeyboardInterrupt

@@ -9,12 +9,14 @@ import sys
 
 import pytest
 import torch
+from families import batch, model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minar import FSQ, GPT, VQVAE, CosineQuantizer, Decoder, Encoder, Transformer, VectorQuantizer
 from minar.lab import checkpoint, codebook, resume, train
 from minar.lab.train import Run, fit, pick_rows
+from minar.papers import rar
 
 
 def gpt():
@@ -355,6 +357,26 @@ def test_the_same_model_goes_on_after_an_interruption(tmp_path, monkeypatch):
     assert broken.quantizer.started
     short(broken, stripes(), 10, batch=2, out=tmp_path)
     assert same(weights(broken), weights(whole))
+
+
+def test_a_plan_is_told_how_much_is_done_and_goes_on_there(tmp_path, monkeypatch):
+    """Annealing that begins anew at a resume would give other weights."""
+    told, draw = [], rar.annealed((4, 4), 0.2, 0.6)
+
+    def plan(rows, done):
+        told.append((rows, done))
+        return draw(rows, done)
+
+    whole, broken, again = (model() for _ in range(3))
+    short(whole, batch(rows=16), 5, plan=plan)
+    assert told == [(8, 0.0), (8, 0.0), (8, 0.2), (8, 0.4), (8, 0.6), (8, 0.8)]  # the first only looks at it
+    with monkeypatch.context() as m, pytest.raises(Stop):
+        m.setattr(Run, "update", stop_at(3))
+        short(broken, batch(rows=16), 5, plan=plan, out=tmp_path, save_every=0)
+    told.clear()
+    short(again, batch(rows=16), 5, plan=plan, out=tmp_path)
+    assert told == [(8, 0.0), (8, 0.4), (8, 0.6), (8, 0.8)]
+    assert same(weights(again), weights(whole))
 
 
 def test_lines_after_the_resumed_step_are_taken_back(tmp_path, monkeypatch):
