@@ -5,8 +5,9 @@ Dimension key, used in every file:
     V codes    C channels of image or latent   h w grid of tokens          f pixels per token side
 
 Reading order: transformer, cache, sampling, heads, condition, gpt, quantizers, vqvae. Then, from lesson 07 on: plan,
-model, next_step, any_order, masked, generate, fast. laws and model_laws say what must hold; papers/ are small deltas on
-this core, ports/ take official weights, lab/ is everything around the models (train, checkpoint, data, metrics, plots).
+model, next_step, any_order, masked, generate, fast; multi_scale, next_scale. laws and model_laws say what must hold;
+papers/ are small deltas on this core, ports/ take official weights, lab/ is everything around the models (train,
+checkpoint, data, metrics, plots).
 """
 
 from minar.any_order import AnyOrderAR
@@ -17,6 +18,8 @@ from minar.gpt import GPT
 from minar.heads import CategoricalHead
 from minar.masked import MaskedAR
 from minar.model import ARModel
+from minar.multi_scale import MultiScaleQuantizer
+from minar.next_scale import NextScaleAR
 from minar.next_step import NextStepAR
 from minar.plan import Plan
 from minar.quantizers import FSQ, CosineQuantizer, Quantized, VectorQuantizer
@@ -38,6 +41,8 @@ __all__ = [
     "Encoder",
     "KVCache",
     "MaskedAR",
+    "MultiScaleQuantizer",
+    "NextScaleAR",
     "NextStepAR",
     "Plan",
     "Quantized",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -165,7 +166,8 @@ def check_quantizer(quantizer: nn.Module, z: Tensor) -> None:
 
     z: (B, C, h, w). For a quantizer with a codebook: the commitment term pulls encodings (beta * 2 (z - e) / numel),
     the codebook term pulls codes (2 (e - z) / numel, no beta), measured in `quantizer.space`. `hits`, where there are
-    any, count what forward used in training, and nothing else.
+    any, count what forward used in training, and nothing else. One with several scales (`sides`) has another loss:
+    check_residual judges it.
     """
     quantizer.train()
     z = z.detach().clone().requires_grad_()
@@ -176,15 +178,16 @@ def check_quantizer(quantizer: nn.Module, z: Tensor) -> None:
     assert torch.equal(tokens, out.tokens), "encode and forward choose different codes"
     decoded = quantizer.decode(tokens, tuple(z.shape[2:]))
     if hits is not None:
-        used = torch.bincount(tokens.flatten(), minlength=len(hits))
-        assert torch.equal(quantizer.hits - hits, used), "hits do not count the codes that forward used"
+        used = torch.bincount(tokens.flatten(), minlength=hits.shape[-1])
+        gained = (quantizer.hits - hits).view(-1, len(used)).sum(0)
+        assert torch.equal(gained, used), "hits do not count the codes that forward used"
     gap = float((decoded - out.z).detach().abs().max())
     assert gap <= 1e-5, f"decode(encode(z)) is not what the decoder saw in training: they differ by {gap:.2g}"
 
     weight = torch.randn(out.z.shape, generator=torch.Generator().manual_seed(4711))
     through = _gradient((out.z * weight).sum(), z)
     assert through.abs().mean() > 1e-3, "no gradient reaches the encoder"
-    if hasattr(quantizer, "codebook"):
+    if hasattr(quantizer, "codebook") and not hasattr(quantizer, "sides"):
         _check_codebook(quantizer, z, tokens, out, weight, through)
 
 
@@ -203,6 +206,80 @@ def _check_codebook(quantizer, z: Tensor, tokens: Tensor, out, weight: Tensor, t
     codebook = (codes[tokens] - rows.detach()).square().mean()
     what = "the codebook gradient (no beta) of the codes"
     _close(_gradient(out.loss, quantizer.codebook), _gradient(codebook, quantizer.codebook), what)
+
+
+def check_residual(quantizer: nn.Module, z: Tensor) -> None:
+    """A residual quantizer of several scales: each takes the nearest codes of what the coarser ones left.
+
+    z: (B, C, side, side). quantizer: sides, codebook, vocab, beta; phi, and which of them scale k uses (which[k]);
+    encode(z) -> tokens (B, N); pictures(tokens) -> one picture per scale; decode(tokens) -> the last; so_far(tokens),
+    (B, N, C): what each scale reads; forward(z) -> z, tokens, loss; hits (S, V). Wake it first, then no phi is idle.
+    """
+    quantizer.train()
+    z = z.detach().clone().requires_grad_()
+    hits, tokens = quantizer.hits.clone(), quantizer.encode(z)
+    out = quantizer(z)
+    parts = tokens.split([side**2 for side in quantizer.sides], 1)
+    with torch.no_grad():
+        pictures = [picture.clone() for picture in quantizer.pictures(tokens)]
+        assert len(pictures) == len(parts), f"{len(parts)} scales give {len(pictures)} pictures"
+        _check_choices(quantizer, z, parts, pictures)
+        _check_sums(quantizer, parts, pictures)
+        _check_what_is_read(quantizer, tokens, parts, pictures)
+        assert torch.equal(out.tokens, tokens), "encode and forward choose different codes"
+        for result, what in ((out.z, "forward's z"), (quantizer.decode(tokens), "decode(encode(z))")):
+            assert (result - pictures[-1]).abs().max() <= 1e-5, f"{what} is not the last picture"
+    for k, (part, gained) in enumerate(zip(parts, quantizer.hits - hits)):
+        used = torch.bincount(part.flatten(), minlength=quantizer.vocab)
+        assert torch.equal(gained, used), f"hits[{k}] do not count the codes that scale {k} used"
+    _check_scale_loss(quantizer, z, tokens, out)
+
+
+def _check_choices(quantizer, z: Tensor, parts: tuple[Tensor, ...], pictures: list[Tensor]) -> None:
+    for k, (side, part) in enumerate(zip(quantizer.sides, parts)):
+        left = z - pictures[k - 1] if k else z
+        rows = F.adaptive_avg_pool2d(left, side).flatten(2).transpose(1, 2)
+        distance = (rows[:, :, None] - quantizer.codebook).norm(dim=-1)  # (B, side^2, V)
+        chosen = distance.gather(-1, part[..., None])[..., 0]
+        assert part.unique().numel() > 1, f"scale {k} uses one code only: the comparison would prove nothing"
+        assert (chosen - distance.amin(-1)).max() <= 1e-4, f"scale {k} does not take the nearest codes of what is left"
+
+
+def _check_sums(quantizer, parts: tuple[Tensor, ...], pictures: list[Tensor]) -> None:
+    """Each picture is the one before and what its own scale adds: codes, enlarged, then smoothed."""
+    whole = quantizer.sides[-1]
+    for k, (side, part) in enumerate(zip(quantizer.sides, parts)):
+        codes = quantizer.codebook[part].transpose(1, 2).unflatten(2, (side, side))
+        if side < whole:
+            codes = F.interpolate(codes, size=(whole, whole), mode="bicubic")
+        conv = quantizer.phi[quantizer.which[k]]
+        added = codes / 2 + F.conv2d(codes, conv.weight, conv.bias, padding=1) / 2
+        found = pictures[k] - pictures[k - 1] if k else pictures[k]
+        gap = float((found - added).abs().max())
+        assert gap <= 1e-4, f"scale {k} adds another map to the picture than it should: off by {gap:.2g}"
+
+
+def _check_what_is_read(quantizer, tokens: Tensor, parts: tuple[Tensor, ...], pictures: list[Tensor]) -> None:
+    """Scale k reads the picture after scale k - 1 at its own side, and so nothing of its own tokens."""
+    read = quantizer.so_far(tokens)
+    assert read.shape[:2] == tokens.shape, f"so_far must give a vector per token, got {tuple(read.shape)}"
+    read = read.split([part.shape[1] for part in parts], 1)
+    assert not read[0].any(), "scale 0 reads something, though nothing is there yet"
+    for k in range(1, len(parts)):
+        known = F.adaptive_avg_pool2d(pictures[k - 1], quantizer.sides[k]).flatten(2).transpose(1, 2)
+        gap = float((read[k] - known).abs().max())
+        assert gap <= 1e-5, f"scale {k} does not read the picture after scale {k - 1}: off by {gap:.2g}"
+
+
+def _check_scale_loss(quantizer, z: Tensor, tokens: Tensor, out) -> None:
+    weight = torch.randn(out.z.shape, generator=torch.Generator().manual_seed(4711))
+    _close(_gradient((out.z * weight).sum(), z), weight, "the straight-through gradient of z")
+    pictures = torch.stack(list(quantizer.pictures(tokens)))  # (S, B, C, side, side)
+    commit = quantizer.beta * (z - pictures.detach()).square().mean()
+    _close(_gradient(out.loss, z), _gradient(commit, z), f"the commitment gradient (beta {quantizer.beta}) of z")
+    codebook = (pictures - z.detach()).square().mean()
+    for p, what in ((quantizer.codebook, "codes"), *((phi.weight, "phi") for phi in quantizer.phi)):
+        _close(_gradient(out.loss, p), _gradient(codebook, p), f"the codebook gradient (no beta) of the {what}")
 
 
 def _gradient(y: Tensor, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 Contract of all: forward(z) -> Quantized, encode(z) -> tokens, decode(tokens) -> z, lookup(tokens) -> rows; `hits`
 counts how often each code was used since the last reset. Starting and restarting codes is `fit`'s work, not forward's.
+N is h * w, but for MultiScaleQuantizer, which has the tokens of a pyramid and counts hits per scale.
 """
 
 import math
@@ -17,7 +18,7 @@ from minar.tf32 import on_tensor_cores
 
 class Quantized(NamedTuple):
     z: Tensor  # (B, C, h, w), the codes; gradients pass straight through to the encoder
-    tokens: Tensor  # (B, h * w) long
+    tokens: Tensor  # (B, N) long
     loss: Tensor  # (), codebook and commitment terms
 
 
@@ -101,21 +102,29 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def start_from(self, z: Tensor, generator: torch.Generator | None = None) -> None:
         """Place every code on an encoding of z, (B, channels, h, w): a codebook far from the data is never used."""
-        self.codebook.copy_(draw_rows(self.space(to_rows(z)), self.vocab, generator))
+        self.codebook.copy_(self.fresh(z, generator))
         self.hits.zero_()
         self.started.fill_(True)
 
     @torch.no_grad()
     def restart(self, z: Tensor, generator: torch.Generator | None = None) -> int:
-        """Move each code without a hit onto an encoding of z, reset `hits`, and say how many moved.
+        """Move each `dead` code onto an encoding of z, reset `hits`, and say how many moved.
 
         Dhariwal et al., "Jukebox", 2020 (random restarts).
         """
-        dead = self.hits == 0
-        fresh = draw_rows(self.space(to_rows(z)), self.vocab, generator)
-        self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
+        dead = self.dead
+        self.codebook.copy_(torch.where(dead[:, None], self.fresh(z, generator), self.codebook))
         self.hits.zero_()
         return int(dead.sum())
+
+    @property
+    def dead(self) -> Tensor:
+        """The codes that restarts may move, those without a hit: (V,) bool."""
+        return self.hits == 0
+
+    def fresh(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Encodings of z to place codes on, (V, channels)."""
+        return draw_rows(self.space(to_rows(z)), self.vocab, generator)
 
 
 class CosineQuantizer(VectorQuantizer):

@@ -23,6 +23,8 @@ from minar import (
     Decoder,
     Encoder,
     MaskedAR,
+    MultiScaleQuantizer,
+    NextScaleAR,
     NextStepAR,
     TextPrefix,
     Transformer,
@@ -31,7 +33,7 @@ from minar import (
 from minar.lab import checkpoint
 from minar.lab.judge import Judge
 from minar.laws import wake
-from minar.plan import rows
+from minar.plan import rows, scales
 
 PACKAGE = Path(minar.__file__).parent
 TOKENS, LABEL = torch.randint(24, (2, 6), generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3])
@@ -47,6 +49,10 @@ def encoder():
 
 def decoder():
     return Decoder(3, 4, 8, (1, 2), 1)
+
+
+def pyramid():
+    return MultiScaleQuantizer(24, 4, (1, 2, 3), beta=0.5, n_phi=2)
 
 
 def follower(family):
@@ -69,6 +75,11 @@ MODELS = {
     "NextStepAR": (lambda: follower(NextStepAR), lambda m: m.nll(TOKENS, LABEL, rows(2, 3, 3))),
     "AnyOrderAR": (lambda: follower(AnyOrderAR), lambda m: m.nll(TOKENS, LABEL, rows(2, 3, 3))),
     "MaskedAR": (lambda: follower(MaskedAR), lambda m: m.nll(TOKENS, LABEL, rows(2, 3, 3))),
+    "MultiScaleQuantizer": (pyramid, lambda m: m(noise(2, 4, 3, 3)).loss),
+    "NextScaleAR": (
+        lambda: NextScaleAR(Transformer(16, 1, 2, 24), ClassLabel(5, 16), CategoricalHead(16, 24), pyramid()),
+        lambda m: m.nll(torch.arange(28).view(2, 14) % 24, LABEL, scales((1, 2, 3))),
+    ),
     "Judge": (lambda: Judge(8, 16, 4), lambda m: m.logits(noise(2, 1, 28, 28))),
 }
 
@@ -180,7 +191,16 @@ PLAIN = (
     "transformer",
     "vqvae",
 )
-PLANNED = ("plan", "model", "next_step", "any_order", "masked", "generate")  # from lesson 07 on
+PLANNED = (
+    "plan",
+    "model",
+    "next_step",
+    "multi_scale",
+    "next_scale",
+    "any_order",
+    "masked",
+    "generate",
+)  # from lesson 07 on
 CORE = (*PLAIN, *PLANNED)
 
 

@@ -764,7 +764,7 @@ def _(w, m):
 
 def test_every_law_catches_something():
     assert {law for law, _, _ in BUGS.values()} == set(LAWS)
-    judged = {name for name in vars(laws) if name.startswith("check_")}
+    judged = {name for name in vars(laws) if name.startswith("check_")} - {"check_residual"}  # see test_next_scale
     used = {name for law in LAWS for name in law.__code__.co_names}
     assert judged <= used, f"no bug is planted for {judged - used}"
 

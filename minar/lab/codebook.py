@@ -11,7 +11,7 @@ class Gardener:
     """Tends the codebook of a tokenizer from inside `fit`. A codebook that arrives trained is never touched."""
 
     def __init__(self, model: nn.Module):
-        self.quantizer = getattr(model, "quantizer", None)
+        self.quantizer = model.quantizer if hasattr(model, "encoder") else None  # a transformer's own is frozen
         self.owns = hasattr(self.quantizer, "start_from") and not bool(self.quantizer.started)
 
     @torch.no_grad()
@@ -22,12 +22,12 @@ class Gardener:
         if dist.is_initialized():
             dist.all_reduce(self.quantizer.hits)
         if self.owns and run.step == 0:
-            self._move(run, self.quantizer.start_from, part, torch.ones_like(self.quantizer.hits) > 0)
+            self._move(run, self.quantizer.start_from, part, slice(None))
         elif self.owns and run.step < 0.8 * run.recipe["steps"]:
-            self._move(run, self.quantizer.restart, part, self.quantizer.hits == 0)
+            self._move(run, self.quantizer.restart, part, self.quantizer.dead)
         self.quantizer.hits.zero_()
 
-    def _move(self, run, how, part: tuple[Tensor, ...], moved: Tensor) -> None:
+    def _move(self, run, how, part: tuple[Tensor, ...], moved: Tensor | slice) -> None:
         codebook = self.quantizer.codebook
         how(run.model.encoder(part[0]))
         if dist.is_initialized():

@@ -52,13 +52,26 @@ class Log:
         speed = self.images / (time.perf_counter() - self.since)
         line = {"step": run.step, "loss": loss, "lr": run.lr, "images_per_s": speed}
         shown = {"loss": f"{loss:.3f}", "lr": f"{run.lr:.1e}", "images/s": f"{speed:.0f}"}
-        hits = getattr(getattr(run.model, "quantizer", None), "hits", None)
+        hits = getattr(run.gardener.quantizer, "hits", None)
         if hits is not None:
-            line |= {"usage": metrics.usage(hits), "perplexity": metrics.perplexity(hits)}
-            shown["usage"] = f"{line['usage']:.0%}"
+            line |= codes_in_use(hits)
+            shown["usage"] = percent(line["usage"])
         self.lines.append(line)
         if self.path:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         self._restart()
         return shown
+
+
+def codes_in_use(hits: Tensor) -> dict[str, float | list[float]]:
+    """Usage and perplexity of (V,) hits, or a list with one for each scale, coarse first, of (S, V) hits."""
+    if hits.dim() == 1:
+        return {"usage": metrics.usage(hits), "perplexity": metrics.perplexity(hits)}
+    return {"usage": [metrics.usage(row) for row in hits], "perplexity": [metrics.perplexity(row) for row in hits]}
+
+
+def percent(usage: float | list[float]) -> str:
+    """93%, or 12/48/100% for three scales."""
+    shares = usage if isinstance(usage, list) else [usage]
+    return "/".join(f"{100 * share:.0f}" for share in shares) + "%"

@@ -40,7 +40,7 @@ def fit(
     save_every: float = 60.0,
     log_every: int = 50,
     progress: bool = True,
-    plan: Plan | Callable[[int], Plan] | None = None,
+    plan: Plan | Callable[[int, float], Plan] | None = None,
     compiled: bool = False,
 ) -> list[dict]:
     """Train the model in place, leave its averaged (EMA) weights in it, and return the log, one dict per line.
@@ -49,9 +49,10 @@ def fit(
     together. AdamW; warm-up over the first twentieth, then a cosine to zero; gradients clipped at norm 1; bf16
     autocast on CUDA. out: a folder for log.jsonl, the state of training every `save_every` seconds, and in the end
     model.safetensors; called again with the same folder, fit goes on where it was. Under torchrun each process
-    takes its share of the batch. plan: for a model that follows one (ARModel); or a function that draws one
-    for a batch of so many rows, anew at each step. compiled: with torch.compile, which takes a minute to
-    begin with. Raises FloatingPointError where the loss stops being a number.
+    takes its share of the batch. plan: for a model that follows one (ARModel); or a function plan(rows, done) that
+    draws one for so many rows, anew at each step. done: the share of all steps already taken, in [0, 1), so that
+    what changes on the way (minar.papers.rar) survives a resume. compiled: with torch.compile, which takes a
+    minute to begin with. Raises FloatingPointError where the loss stops being a number.
     """
     recipe = {"steps": steps, "batch": batch, "lr": lr, "weight_decay": weight_decay, "ema": ema, "seed": seed}
     recipe["data"] = check_data(model, data, batch)
@@ -82,7 +83,7 @@ def fit(
             part = tuple(x[rows] for x in data)
             run.gardener.tend(run, part)
             if plan is not None:
-                part += (plan(len(rows)).to(device) if callable(plan) else plan,)
+                part += (plan(len(rows), run.step / steps).to(device) if callable(plan) else plan,)
             log.count(gradients(*part), batch)
             run.update()
             bar.update()
@@ -177,12 +178,12 @@ def check_data(model: nn.Module, data: tuple[Tensor, ...], batch: int) -> list[l
     return [list(x.shape) for x in data]
 
 
-def check_plan(model: nn.Module, plan: Plan | Callable[[int], Plan], batch: int) -> list | str:
+def check_plan(model: nn.Module, plan: Plan | Callable[[int, float], Plan], batch: int) -> list | str:
     """Raise unless the model can follow the plan. Returns what tells it from others, as far as that can be told."""
     if not hasattr(model, "check_plan"):
         raise TypeError(f"{type(model).__name__} follows no plan: leave it out")
     with torch.random.fork_rng(devices=[]):
-        model.check_plan(plan(batch) if callable(plan) else plan, batch)
+        model.check_plan(plan(batch, 0.0) if callable(plan) else plan, batch)
     return "drawn" if callable(plan) else [list(plan.sizes), plan.pos.tolist()]
 
 
