@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from minar.lab import data
+from minar.lab import data, official
 from minar.lab.demo import demo, save_grid, stream
 from minar.lab.recipes import RECIPES, models, train
 from minar.lab.shipped import shipped
@@ -59,6 +59,11 @@ def _demo(p: argparse.ArgumentParser) -> None:
 
 def _sample(p: argparse.ArgumentParser) -> None:
     p.add_argument("--models", metavar="FOLDER", help="a folder written by minar train (default: the shipped models)")
+    p.add_argument("--official", choices=official.KINDS, help="official weights instead; cfg of VAR: 0 is off")
+    p.add_argument("--tokenizer", metavar="FILE", help="with --official: its tokenizer, such as vq_ds16_c2i.pt")
+    p.add_argument("--weights", metavar="FILE", help="with --official: its transformer, such as c2i_B_256.pt")
+    p.add_argument("--heads", type=int, help="with --official: attention heads (default: width / 64)")
+    p.add_argument("--side", type=int, help="with --official llamagen: tokens a side (default 16, for 256 pixels)")
     p.add_argument("--temperature", type=float, default=1.0)
     p.add_argument("--top-k", type=int, default=0)
     p.add_argument("--top-p", type=float, default=1.0)
@@ -79,7 +84,9 @@ def _train(p: argparse.ArgumentParser) -> None:
 
 def sample(args: argparse.Namespace) -> None:
     """Draw `args.samples` pictures of each class asked for and write them as one PNG."""
-    if args.models:
+    if args.official:
+        tokenizer, gpt, names = official_models(args)
+    elif args.models:
         tokenizer, gpt, names = models(args.models)
     else:
         tokenizer, gpt, names = shipped("fashion-vqvae"), shipped("fashion-gpt"), data.FASHION_NAMES
@@ -92,6 +99,14 @@ def sample(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}: {len(labels)} pictures")
 
 
+def official_models(args: argparse.Namespace) -> tuple:
+    """Tokenizer, model and class names, which are numbers: official files know no others."""
+    if not (args.tokenizer and args.weights and args.kind):
+        raise ValueError("--official needs --tokenizer FILE, --weights FILE and --class NUMBER")
+    tokenizer, model = official.models(args.official, args.tokenizer, args.weights, args.heads, args.side)
+    return tokenizer, model, tuple(str(i) for i in range(model.n_classes))
+
+
 def pick_labels(kind: str | None, names: tuple[str, ...]) -> list[int]:
     """The class asked for, by number or by (a part of) its name; without one, all classes."""
     if kind is None:
@@ -101,7 +116,8 @@ def pick_labels(kind: str | None, names: tuple[str, ...]) -> list[int]:
     found = [i for i, name in enumerate(names) if kind.lower() in name.lower()]
     exact = [i for i in found if names[i].lower() == kind.lower()]
     if len(exact or found) != 1:
-        raise ValueError(f"class {kind!r} fits {len(found)} of: {', '.join(names)} (or give 0..{len(names) - 1})")
+        known = f": {', '.join(names)}" if len(names) <= 20 else f" {len(names)} classes"
+        raise ValueError(f"class {kind!r} fits {len(found)} of{known} (or give 0..{len(names) - 1})")
     return exact or found
 
 
