@@ -301,7 +301,7 @@ class VARTransformer(nn.Module):
             logits = self.scores(vectors.repeat(twice, 1, 1), rows, cache)[:, -(self.sides[s] ** 2) :]
             if cfg:
                 logits = guide(*logits.chunk(2), 1 + ramp(cfg, s, n_scales))
-            tokens.append(draw(logits, temperature, top_k, top_p, generator))
+            tokens.append(sample_token(logits, temperature, top_k, top_p, generator))
             total = total + self.quantizer.grow(tokens[s], s)
             if s + 1 < n_scales:
                 vectors = torch.cat([vectors, self.quantizer.shrink(total, s + 1)], 1)
@@ -313,7 +313,9 @@ def ramp(cfg: float, s: int, n_scales: int) -> float:
     return cfg * s / (n_scales - 1)
 
 
-def draw(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:
+def sample_token(
+    logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
+) -> Tensor:
     """(B, T, V) -> (B, T) long."""
     if temperature == 0:
         return logits.argmax(-1)
