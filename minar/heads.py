@@ -41,10 +41,7 @@ class CategoricalHead(nn.Linear):
 
         temperature 0 takes the first of the largest logits. top_k 0 and top_p 1 are off.
         """
-        logits = self.logits(h, h_null, cfg)
-        if temperature == 0:
-            return logits.argmax(-1)
-        return race(probabilities(logits, temperature, top_k, top_p), generator)
+        return sample_token(self.logits(h, h_null, cfg), temperature, top_k, top_p, generator)
 
     def check(self, tokens: Tensor, wait: bool = False) -> None:
         """Raise unless `tokens` is (B, t) long in 0 .. V-1. wait: look at the values on a GPU, too."""
@@ -53,6 +50,19 @@ class CategoricalHead(nn.Linear):
     def empty(self, batch: int, n: int) -> Tensor:
         """(batch, n) tokens to be filled in, on the head's device."""
         return torch.zeros(batch, n, dtype=torch.long, device=self.weight.device)
+
+
+def sample_token(
+    logits: Tensor,
+    temperature: float = 1.0,
+    k: int = 0,
+    p: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """A token from (..., V) logits: temperature, top-k, top-p, a draw; at temperature 0 the first of the largest."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return race(probabilities(logits, temperature, k, p), generator)
 
 
 def probabilities(logits: Tensor, temperature: float = 1.0, k: int = 0, p: float = 1.0) -> Tensor:

@@ -161,7 +161,7 @@ class Smooth(nn.Conv2d):
         return 0.5 * x + 0.5 * F.conv2d(x, self.weight.float(), self.bias.float(), padding=1)
 
 
-def phi_index(n_scales: int, n_phi: int) -> list[int]:
+def phi_index(n_scales: int, n_phi: int) -> tuple[int, ...]:
     """Which of n_phi smoothings each scale uses: the one whose tick is nearest to k / (n_scales - 1).
 
     As in VAR's code. Ties are common, and settled by the rounding of float64: the order of the operations matters.
@@ -170,7 +170,7 @@ def phi_index(n_scales: int, n_phi: int) -> list[int]:
     gap = (1 - edge - edge) / max(1, n_phi - 1)
     ticks = [edge + i * gap for i in range(n_phi - 1)] + [1 - edge]
     gaps = [[abs(tick - k / max(1, n_scales - 1)) for tick in ticks] for k in range(n_scales)]
-    return [row.index(min(row)) for row in gaps]
+    return tuple(row.index(min(row)) for row in gaps)
 
 
 def in_float32(x: Tensor) -> AbstractContextManager:

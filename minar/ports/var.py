@@ -23,11 +23,11 @@ from tqdm import trange
 from minar import VQVAE
 from minar.cache import KVCache
 from minar.checks import check_ids, check_number
-from minar.heads import probabilities
+from minar.heads import sample_token
 from minar.lab.checkpoint import CheckpointError, register
 from minar.ports.official import State, count, fill, read, shape, unwrap
 from minar.ports.var_vae import VARQuantizer, load_vae
-from minar.sampling import guide, race
+from minar.sampling import guide
 
 __all__ = ["VARTransformer", "load_transformer", "load_vae", "read"]
 
@@ -311,12 +311,3 @@ class VARTransformer(nn.Module):
 def ramp(cfg: float, s: int, n_scales: int) -> float:
     """VAR's t of scale s, with which logits are (1 + t) cond - t null: in LlamaGen's convention the scale is 1 + t."""
     return cfg * s / (n_scales - 1)
-
-
-def sample_token(
-    logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None
-) -> Tensor:
-    """(B, T, V) -> (B, T) long."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    return race(probabilities(logits, temperature, top_k, top_p), generator)

@@ -13,7 +13,6 @@ Image Generation via Next-Scale Prediction", 2024, section 3.2.
 
 from itertools import pairwise
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from minar import VQVAE
 from minar.checks import check_ids
 from minar.lab.checkpoint import CheckpointError, register
+from minar.multi_scale import phi_index
 from minar.ports.llamagen_vq import Downsample, ResBlock, Upsample, norm
 from minar.ports.official import count, fill, read, rename, shape, unwrap
 from minar.quantizers import Quantized, nearest, straight_through, to_map, to_rows
@@ -65,17 +65,6 @@ def check_sides(sides: tuple[int, ...]) -> None:
     whole = isinstance(sides, tuple | list) and len(sides) > 1 and all(isinstance(side, int) for side in sides)
     if not whole or sides[0] < 1 or any(a >= b for a, b in pairwise(sides)):
         raise ValueError(f"sides must be two or more whole numbers, each larger than the one before, got {sides}")
-
-
-def phi_index(n_scales: int, n_phi: int) -> tuple[int, ...]:
-    """Which of the convolutions each scale uses: the one whose tick is nearest, the scales being spread over [0, 1].
-
-    Where two ticks are equally near, float64 rounding decides, as in the official code: exact numbers would give
-    another answer for the 10 scales of the released weights.
-    """
-    margin = 1 / (3 if n_phi == 4 else 2) / n_phi
-    ticks = np.linspace(margin, 1 - margin, n_phi)
-    return tuple(int(np.abs(ticks - s / (n_scales - 1)).argmin()) for s in range(n_scales))
 
 
 class Phi(nn.Conv2d):
