@@ -17,6 +17,7 @@ from minar.transformer import Mask, Transformer
 
 FEW = 2  # rows up to which a product is done without tensor cores
 SOME = 32  # rows up to which a product is bound by reading the weights; cuBLAS has the others
+SHARED = 200 * 2**10  # bytes in which the 16 weight rows of the smallest product on tensor cores must find room
 MANY = 512  # rows times heads from which on the card is full, and small programs fill it best
 
 
@@ -62,7 +63,7 @@ def sample(
     if temperature <= 0 or top_k or top_p != 1:
         return CategoricalHead.sample(head, h, h_null, cfg, temperature, top_k, top_p, generator)
     V, rows = head.vocab, (h if h_null is None else torch.cat([h, h_null])).flatten(0, 1)
-    logits = _product(rows.contiguous(), head.weight, V) if len(rows) <= SOME else head(rows)
+    logits = _product(rows.contiguous(), head.weight, V) if _is_some(rows) else head(rows)
     clock = torch.empty(*h.shape[:2], V, device=h.device).exponential_(generator=generator)
     winner = torch.empty(h.shape[:2], dtype=torch.long, device=h.device)
     n, shape = winner.numel(), {"GUIDED": h_null is not None, "BLOCK": min(4096, next_power_of_2(V))}
@@ -72,7 +73,7 @@ def sample(
 
 def normed_product(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
     """norm(x) W^T. x: (M, K); weight: (N, K). Returns (M, N)."""
-    if len(x) > SOME:
+    if not _is_some(x):
         return F.linear(normed(x, norm), weight)
     return _product(x, weight, len(weight), norm=norm)
 
@@ -80,7 +81,7 @@ def normed_product(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
 def gated_product(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
     """SwiGLU up to its last product: silu(g) * u, where [g, u] = norm(x) W^T. weight: (2N, K). Returns (M, N)."""
     N = len(weight) // 2
-    if len(x) <= SOME:
+    if _is_some(x):
         return _product(x, weight, N, norm=norm, gated=True)
     out = x.new_empty(len(x), N)
     kernels.gate[len(x), cdiv(N, 1024)](F.linear(normed(x, norm), weight), out, N, BLOCK=1024, **_early())
@@ -89,10 +90,10 @@ def gated_product(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
 
 def add_product(out: Tensor, x: Tensor, weight: Tensor) -> None:
     """out += x W^T, in place. x: (M, K); weight: (N, K); out: (M, N)."""
-    if len(x) > SOME:
-        out.addmm_(x, weight.T)
-    else:
+    if _is_some(x):
         _product(x, weight, len(weight), add_to=out)
+    else:
+        out.addmm_(x, weight.T)
 
 
 def normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
@@ -142,6 +143,11 @@ def _product(
         k = min(256, max(16, next_power_of_2(K)))
         kernels.product_dot[(cdiv(N, shape["BLOCK_N"]),)](*given, **shape, BLOCK_K=k)
     return out
+
+
+def _is_some(x: Tensor) -> bool:
+    """Is a product of these rows one for the kernels here?"""
+    return len(x) <= FEW or (len(x) <= SOME and 16 * x[0].nbytes <= SHARED)
 
 
 def _tile_of_few(N: int, reads: int) -> dict:

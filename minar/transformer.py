@@ -31,11 +31,11 @@ def rope_2d(place: Tensor, grid_width: int, head_dim: int, base: float = 10000.0
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
     """Turn each adjacent pair of channels (2j, 2j+1) by its angle.
 
-    x: (B, H, T, hd). rope: (T, hd/2, 2), or (B, T, hd/2, 2) where rows of the batch stand in different places.
+    x: (..., B, H, T, hd). rope: (T, hd/2, 2), or (B, T, hd/2, 2) where rows of the batch stand in different places.
     """
-    cos, sin = (rope if rope.dim() == 3 else rope[:, None]).unbind(-1)
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).type_as(x)
+    cos, sin = (rope if rope.dim() == 3 else rope[:, None]).split(1, -1)
+    pairs = x.float().unflatten(-1, (-1, 2))
+    return (pairs * cos + pairs.flip(-1) * torch.cat([-sin, sin], -1)).flatten(-2).type_as(x)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
@@ -66,9 +66,8 @@ class Attention(nn.Module):
     def look(self, qkv: Tensor, mask: Mask, rope: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         """What lies between the two products: (B, T, 3D) -> (B, T, D)."""
         qkv = qkv.unflatten(-1, (3, self.n_heads, -1))  # (B, T, 3, H, hd)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, H, T, hd) each
-        if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
+        qk, v = qkv.permute(2, 0, 3, 1, 4).split((2, 1))
+        (q, k), v = qk if rope is None else rotate(qk, rope), v.squeeze(0)  # (B, H, T, hd) each
         if cache is not None:
             k, v = cache.put(layer, k, v)
         return attend(q, k, v, mask).transpose(1, 2).flatten(2)
