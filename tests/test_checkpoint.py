@@ -127,6 +127,35 @@ def test_half_precision(tmp_path):
     assert quantizer.hits.dtype == torch.long and quantizer.started.dtype == torch.bool
 
 
+@pytest.mark.parametrize("name", ["GPT", "NextScaleAR"])
+def test_eight_bits(tmp_path, name):
+    """Each number of a matrix is off by half a step at most, of 254 between the largest of its row and its negative."""
+    model = wake(MODELS[name][0]())
+    back = checkpoint.load(checkpoint.save(tmp_path / "model.safetensors", model, eight_bits=True))
+    matrices = 0
+    for key, value in model.state_dict().items():
+        read = back.state_dict()[key]
+        if key.endswith("weight") and value.dim() == 2:
+            assert ((read - value).abs() <= 0.5001 * value.abs().amax(1, keepdim=True) / 127).all(), key
+            matrices += 1
+        else:
+            assert torch.equal(read, value), key
+    assert matrices > 5 and read.dtype == value.dtype
+
+
+def test_eight_bits_are_a_quarter(tmp_path):
+    model = Transformer(128, 2, 4)
+    whole, small = (
+        checkpoint.save(tmp_path / "whole", model),
+        checkpoint.save(tmp_path / "small", model, eight_bits=True),
+    )
+    assert small.stat().st_size < 0.27 * whole.stat().st_size
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.zero_()
+    again = checkpoint.load(checkpoint.save(tmp_path / "zero", model, eight_bits=True))
+    assert not again.blocks[0].attn.qkv.weight.any(), "a row of zeros stays one"
+
+
 def test_what_is_trained_further_does_not_change_the_file(tmp_path):
     path = checkpoint.save(tmp_path / "model.safetensors", FSQ((3, 4)))
     before = path.read_bytes()

@@ -60,6 +60,11 @@ def test_in_half_precision():
     compare(trunk(32, 2, torch.bfloat16), 3, torch.bfloat16)
 
 
+def test_weights_too_long_for_shared_memory(monkeypatch):
+    monkeypatch.setattr(fused, "SHARED", 100)
+    compare(trunk(32, 2), 4)
+
+
 def test_more_rows_than_the_card_has_places_for(monkeypatch):
     monkeypatch.setattr(fused, "MANY", 3)
     compare(trunk(32, 2), 2)

@@ -21,6 +21,7 @@ import minar
 PUBLIC = {name: getattr(minar, name) for name in minar.__all__}
 CLASSES: dict[str, type] = {name: x for name, x in PUBLIC.items() if isinstance(x, type) and issubclass(x, nn.Module)}
 
+SCALE = ".row_step"  # what a weight in eight bits has beside it
 STANDARD = {nn.Embedding: ("num_embeddings", "embedding_dim")}
 CLASSES |= {cls.__name__: cls for cls in STANDARD}  # torch's own; other arguments stay at their defaults
 
@@ -35,21 +36,45 @@ def register(cls: type) -> type:
     return cls
 
 
-def save(path: str | Path, model: nn.Module, dtype: torch.dtype | None = None) -> Path:
+def save(path: str | Path, model: nn.Module, dtype: torch.dtype | None = None, eight_bits: bool = False) -> Path:
     """Write the model to a temporary file beside `path`, then rename it: a crash leaves the old file whole.
 
-    dtype: round floating-point weights to it (torch.float16 halves the file). Raises OSError if it cannot be written.
+    dtype: round floating-point weights to it (torch.float16 halves the file). eight_bits: of linear layers and
+    embeddings, one number a row and an integer a weight, which halves it again; codebooks and convolutions keep
+    their precision. Raises OSError if it cannot be written.
     """
-    tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in model.state_dict().items()}
-    return write(path, tensors, {"model": spec(model)})
+    tensors = dict(model.state_dict())
+    if eight_bits:
+        tensors = to_integers(tensors)
+    rounds = {k for k, v in tensors.items() if dtype and v.is_floating_point() and not k.endswith(SCALE)}
+    return write(path, {k: v.to(dtype) if k in rounds else v for k, v in tensors.items()}, {"model": spec(model)})
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
     """Rebuild the model that `save` wrote, in eval mode and float32. Raises CheckpointError with one clear line."""
     tensors, header = read(path)
     model = rebuild(header["model"], path)
-    fill(model, tensors, path)
+    fill(model, from_integers(tensors), path)
     return model.to(device).eval()
+
+
+def to_integers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every 2-D `weight` (n, m) as int8, with the step of each row, (n, 1) float32, beside it."""
+    out = {}
+    for key, value in tensors.items():
+        if key.endswith("weight") and value.dim() == 2:
+            step = value.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
+            out[key], out[key + SCALE] = (value.float() / step).round().to(torch.int8), step
+        else:
+            out[key] = value
+    return out
+
+
+def from_integers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse, up to rounding; what was no integer stays."""
+    scales = {k: v for k, v in tensors.items() if k.endswith(SCALE)}
+    rest = {k: v for k, v in tensors.items() if k not in scales}
+    return rest | {k.removesuffix(SCALE): rest[k.removesuffix(SCALE)].float() * step for k, step in scales.items()}
 
 
 def spec(value):

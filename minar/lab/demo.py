@@ -14,7 +14,8 @@ from minar.generate import generate
 from minar.lab import plots
 from minar.lab.data import FASHION_NAMES
 from minar.lab.shipped import shipped
-from minar.plan import Plan, raster, region_groups
+from minar.multi_scale import MultiScaleQuantizer
+from minar.plan import Plan, cosine_sizes, halton, random_order, raster, region_groups, scales
 from minar.vqvae import VQVAE
 
 GREY = 0.2
@@ -22,20 +23,36 @@ GREY = 0.2
 
 @dataclass(frozen=True)
 class Way:
-    """A way of decoding: draw(labels, use_cache, generator) -> (B, N) tokens, in the steps of a plan."""
+    """A way of decoding: draw(labels, use_cache, generator) -> (B, N) tokens, in the steps of a plan.
+
+    slots: how many the network computes for a picture.
+    """
 
     name: str
     plan: Plan
+    slots: int
     draw: Callable[..., Tensor]
+    tokenizer: VQVAE
 
 
 def ways(cfg: float) -> list[Way]:
     """Every way that has a shipped model."""
-    gpt, par = shipped("fashion-gpt"), shipped("fashion-par")
-    regions = region_groups(*par.grid, par.per_side)
+    flat, pyramid = shipped("fashion-vqvae"), shipped("fashion-scales")
+    gpt, par, arpg, masked, var = (shipped(f"fashion-{name}") for name in ("gpt", "par", "arpg", "masked", "var"))
+    h, w = gpt.grid
+    n, order = h * w, random_order(h, w, generator=stream(0)).pos
+    some, spread, sides = Plan(order, cosine_sizes(n, 16)), halton(h, w, 8), scales(pyramid.quantizer.sides)
+    regions = region_groups(h, w, par.per_side)
+
+    def follow(model, plan: Plan) -> Callable[..., Tensor]:
+        return partial(generate, model, plan=plan, cfg=cfg)
+
     return [
-        Way("raster", raster(*gpt.grid), partial(gpt.generate, cfg=cfg)),
-        Way("4 regions", regions, partial(generate, par, plan=regions, cfg=cfg)),
+        Way("raster", raster(h, w), n, partial(gpt.generate, cfg=cfg), flat),
+        Way("4 regions", regions, n, follow(par, regions), flat),
+        Way("any order", some, n, follow(arpg, some), flat),
+        Way("masked", spread, spread.n_steps * (n + 1), follow(masked, spread), flat),
+        Way("next scale", sides, sides.n, follow(var, sides), pyramid),
     ]
 
 
@@ -48,33 +65,34 @@ def demo(labels: list[int], seed: int = 0, cfg: float = 1.5, samples: int = 2, o
         raise ValueError(f"samples must be at least 1, got {samples}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer, labels, all_ways = shipped("fashion-vqvae"), torch.tensor(labels), ways(cfg)
+    labels, all_ways = torch.tensor(labels), ways(cfg)
     print(f"{len(labels)} classes x {samples} pictures, guidance {cfg:g}, seed {seed}, on the CPU\n")
     firsts = compare(all_ways, labels, seed)
 
     images = []
     for way, first in zip(all_ways, firsts, strict=True):
         more = [way.draw(labels, generator=stream(seed + 1 + i)) for i in range(samples - 1)]
-        images.append(tokenizer.decode(torch.cat([first, *more])))
+        images.append(way.tokenizer.decode(torch.cat([first, *more])))
     names = [FASHION_NAMES[int(y)] for y in labels]
     pictures(images, all_ways, names).savefig(out / "pictures.png")
-    plots.apng(appearing(tokenizer, all_ways, firsts), out / "appearing.png", ms=120)
+    plots.apng(appearing(all_ways, firsts), out / "appearing.png", ms=120)
     print(f"\nwrote {out / 'pictures.png'}    {len(all_ways) * len(labels) * samples} pictures that nobody took")
     print(f"wrote {out / 'appearing.png'}   an animation of them appearing, run by run; open it in a browser")
-    print("\nnext: .venv/bin/jupyter lab notebooks, lessons 03 and 07, which build what you just saw")
+    print("\nnext: .venv/bin/jupyter lab notebooks, lessons 03, 07, 08, 09 and 11: what you just saw")
     print("      minar sample --class bag --samples 16    or    minar train --help")
 
 
 def compare(all_ways: list[Way], labels: Tensor, seed: int) -> list[Tensor]:
     """One picture of each label in each way. Says what each cost, returns the tokens."""
     n = all_ways[0].plan.n
-    print(f"one picture of each class, {n} tokens      runs   slots computed   seconds")
+    print("one picture of each class                 runs   slots computed   seconds")
     naive, took = timed(lambda: all_ways[0].draw(labels, use_cache=False, generator=stream(seed)))
     line("raster, without a cache", n, n * (n + 1) // 2, took)
     drawn = []
     for way in all_ways:
         tokens, took = timed(lambda draw=way.draw: draw(labels, generator=stream(seed)))
-        line(f"{way.name}, with a KV cache", way.plan.n_steps, n, took)
+        kept = "no cache possible" if way.name == "masked" else "with a KV cache"
+        line(f"{way.name}, {kept}", way.plan.n_steps, way.slots, took)
         drawn.append(tokens)
     differ = int((drawn[0] != naive).sum())
     # a draw that falls within a rounding error of two tokens may go either way: then say so, do not hide it
@@ -91,34 +109,38 @@ def pictures(images: list[Tensor], all_ways: list[Way], names: list[str]) -> plo
     """A column for each class and a band for each way; of a single class, one row for each way."""
     if len(names) == 1:
         rows = [way.name for way in all_ways]
-        return plots.show_images(torch.cat(images), rows=rows, title=f"{names[0]}, drawn token by token")
+        return plots.show_images(torch.cat(images), rows=rows, title=f"{names[0]}, in five ways")
     samples = len(images[0]) // len(names)
     rows = [row for way in all_ways for row in (way.name, *[""] * (samples - 1))]
-    title = "Drawn token by token, and four tokens at once"
+    title = "Five ways to draw"
     return plots.show_images(torch.cat(images), titles=names, columns=len(names), rows=rows, title=title)
 
 
-def appearing(tokenizer: VQVAE, all_ways: list[Way], drawn: list[Tensor], every: int = 2) -> list:
-    """Frames of all ways side by side, `every` runs of the network apart; what is not drawn yet is grey."""
+def appearing(all_ways: list[Way], drawn: list[Tensor], every: int = 2) -> list:
+    """Frames with a row for each way, `every` runs of the network apart; what is not drawn yet is grey."""
     runs = max(way.plan.n_steps for way in all_ways)
-    columns, frames = min(len(drawn[0]), 5), []
-    side = round(all_ways[0].plan.n ** 0.5) * tokenizer.encoder.factor
-    empty = tokenizer.encode(torch.full((1, tokenizer.encoder.in_channels, side, side), -1.0))
-    for run in range(0, runs + 1, every):
-        pairs = zip(all_ways, drawn, strict=True)
-        halves = [known_so_far(tokenizer, way.plan, tokens, empty, run) for way, tokens in pairs]
-        rows = [torch.cat(parts) for parts in zip(*(half.split(columns) for half in halves), strict=True)]
-        frames.append(plots.image_grid(torch.cat(rows), columns=columns * len(all_ways), scale=2))
+    stages = [so_far(way, tokens) for way, tokens in zip(all_ways, drawn, strict=True)]
+    frames = []
+    for run in range(0, runs + every, every):
+        now = [stage[min(run, len(stage) - 1)] for stage in stages]
+        frames.append(plots.image_grid(torch.cat(now), columns=len(drawn[0]), scale=2))
     return frames
 
 
-def known_so_far(tokenizer: VQVAE, plan: Plan, tokens: Tensor, empty: Tensor, run: int) -> Tensor:
-    """Pictures of (B, N) tokens after so many runs of the network; behind them the (1, N) tokens of an empty one."""
-    side, f = round(plan.n**0.5), tokenizer.encoder.factor
-    known = torch.zeros(plan.n, dtype=torch.bool)
-    known[plan.pos[: plan.starts[min(run, plan.n_steps)]]] = True
-    shown = known.view(side, side).repeat_interleave(f, 0).repeat_interleave(f, 1)
-    return torch.where(shown, tokenizer.decode(torch.where(known, tokens, empty)), GREY)
+def so_far(way: Way, tokens: Tensor) -> list[Tensor]:
+    """The pictures of (B, N) tokens after 0, 1, ... all runs of the network."""
+    if isinstance(way.tokenizer.quantizer, MultiScaleQuantizer):
+        decoded = [way.tokenizer.decoder(p) for p in way.tokenizer.quantizer.pictures(tokens)]
+        return [torch.full_like(decoded[0], GREY), *decoded]
+    encoder, plan, stages = way.tokenizer.encoder, way.plan, []
+    side, f = round(plan.n**0.5), encoder.factor
+    empty = way.tokenizer.encode(torch.full((1, encoder.in_channels, side * f, side * f), -1.0))
+    for run in range(plan.n_steps + 1):
+        known = torch.zeros(plan.n, dtype=torch.bool)
+        known[plan.pos[: plan.starts[run]]] = True
+        shown = known.view(side, side).repeat_interleave(f, 0).repeat_interleave(f, 1)
+        stages.append(torch.where(shown, way.tokenizer.decode(torch.where(known, tokens, empty)), GREY))
+    return stages
 
 
 def timed(f: Callable[[], Tensor]) -> tuple[Tensor, float]:

@@ -18,11 +18,11 @@ NEW = Path("runs/shipped")  # a full run writes here, below the working director
 def shipped(name: str, trained: nn.Module | None = None) -> nn.Module:
     """The shipped model `name`, in eval mode, on the device of `trained` (else the CPU).
 
-    In the full profile a trained model is first rounded to half precision and written to runs/shipped/, and that file
-    is what comes back. FileNotFoundError lists what there is.
+    In the full profile a trained model is first rounded (linear layers and embeddings to eight bits, all else to half
+    precision) and written to runs/shipped/, and that file is what comes back. FileNotFoundError lists what there is.
     """
     device = next(trained.parameters()).device if trained is not None else "cpu"
     new = NEW / f"{name}.safetensors"
     if trained is not None and profile() == "full":
-        checkpoint.save(new, trained, torch.float16)
+        checkpoint.save(new, trained, torch.float16, eight_bits=True)
     return checkpoint.load(new if new.exists() else data.path(f"{name}.safetensors"), device)
