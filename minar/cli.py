@@ -79,7 +79,12 @@ def _train(p: argparse.ArgumentParser) -> None:
     p.add_argument("--share", type=float, default=1.0, help="part of the recipe's steps, 0.1 for a first look")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--seed", type=int, default=0)
-    p.set_defaults(run=lambda a: train(a.data, a.out or f"runs/{Path(a.data).name}", a.share, a.device, a.seed))
+    p.set_defaults(run=lambda a: train(a.data, a.out or own_folder(a.data), a.share, a.device, a.seed))
+
+
+def own_folder(name: str) -> str:
+    """Where the models of a data set go by default. Of folder:PATH the last part: Windows has no colons in names."""
+    return f"runs/{Path(name.removeprefix('folder:')).resolve().name}"
 
 
 def sample(args: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def usage(hits: Tensor) -> float:
 
 def perplexity(hits: Tensor) -> float:
     """exp of the entropy of the codes' use: V if all are used alike, 1 if one code does everything."""
-    p = hits.double().cpu() / max(1, int(hits.sum()))
+    p = hits.cpu().double() / max(1, int(hits.sum()))
     return float(torch.exp(-(p * p.clamp_min(1e-300).log()).sum()))
 
 
@@ -58,7 +58,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     """
     if min(len(a), len(b)) < 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"needs two sets of 2 or more equally wide rows, got {tuple(a.shape)} and {tuple(b.shape)}")
-    a, b = a.double().cpu(), b.double().cpu()
+    a, b = a.cpu().double(), b.cpu().double()
     cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
     root = matrix_root(cov_a)
     cross = matrix_root(root @ cov_b @ root)

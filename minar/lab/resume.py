@@ -30,9 +30,10 @@ def restore(run, path: Path) -> None:
     for k, p in run.named.items():
         run.average[k].copy_(average[k])
         if k in moments["step"]:
-            run.optimizer.state[p] = {m: moments[m][k].to(p.device) for m in ADAM}
+            # copies: on a CPU these would stay views of the file, and Windows replaces no file that is in use
+            run.optimizer.state[p] = {m: moments[m][k].to(p.device, copy=True) for m in ADAM}
             if not p.is_cuda:
-                run.optimizer.state[p]["step"] = moments["step"][k]
+                run.optimizer.state[p]["step"] = moments["step"][k].clone()
     run.step, run.gardener.owns = saved["step"], saved["owns"]
 
 

@@ -53,7 +53,7 @@ def schedule(losses: Tensor, budget: int) -> tuple[int, ...]:
     if not 1 <= budget <= N:
         raise ValueError(f"{N} tokens can be drawn in 1 to {N} steps, not in {budget}")
     size = torch.arange(N + 1) - torch.arange(N)[:, None]  # (N, N + 1): from s known to e known
-    cost = torch.where(size > 0, size * losses.double().cpu()[:, None], torch.inf)
+    cost = torch.where(size > 0, size * losses.cpu().double()[:, None], torch.inf)
     best, came_from = torch.tensor([0.0] + [math.inf] * N, dtype=torch.float64), []
     for _ in range(budget):
         best, source = (best[:-1, None] + cost).min(0)
