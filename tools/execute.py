@@ -30,7 +30,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a checkout with nothing installed will do
 
-from minar.lab.notebook import code_hashes, first_stale, is_code, is_hashed, source  # noqa: E402
+from minar.lab.notebook import code_hashes, first_stale, is_code, is_hashed, source, tags  # noqa: E402
 
 CELL_METADATA = {"tags", "minar", "nbgrader", "jupyter"}  # all else is the diary of an editor
 
@@ -196,6 +196,8 @@ def clean(nb: nbformat.NotebookNode, record: dict) -> None:
         cell.metadata.pop("minar", None)
         if code_hash:
             cell.metadata["minar"] = {"hash": code_hash}
+        if "colab" in tags(cell):  # it has nothing to say, and is not counted: it may be changed without a run
+            cell.outputs, cell.execution_count = [], None
     nb.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"},
