@@ -36,10 +36,10 @@ def run(
     """One row for each shape, batch and way; PAR's plans beside raster at batch 1. peers: Hugging Face, too."""
     bandwidth, rows, checked = read_bandwidth(device), [], set()
     for name, batch in cases or CASES[device.type]:
-        model = build(name, device)
         if name not in checked:
-            check(model, device)
+            check(build(name, device), device)  # a model of its own: its recordings go with it
             checked.add(name)
+        model = build(name, device)
         if device.type == "cuda":
             model.bfloat16()
         plans = {"raster": raster(16, 16)}
