@@ -11,6 +11,7 @@ from PIL import Image
 from minar.lab.plots import (
     apng,
     image_grid,
+    name_rows,
     show_apng,
     show_bars,
     show_curve,
@@ -22,7 +23,7 @@ from minar.lab.plots import (
 )
 from minar.lab.plots.style import WIDEST
 from minar.lab.plots.tokens import codebook_colours
-from minar.plan import random_order, raster, region_groups
+from minar.plan import random_order, raster, region_groups, scales
 
 
 def noise(*shape, seed=0):
@@ -127,6 +128,16 @@ def test_show_plan_colours_each_step_and_numbers_small_grids():
         show_plan(plan, (3, 4))
 
 
+def test_show_plan_draws_all_grids_of_a_pyramid():
+    figure = show_plan({"raster": raster(4, 4), "scales": scales((1, 2, 4))}, (4, 4), sides=(1, 2, 4))
+    shown = np.nan_to_num(figure.axes[1].images[0].get_array().filled(np.nan), nan=-1).astype(int)
+    assert shown.tolist() == [[0, -1, 1, 1], [-1, -1, 1, 1], [-1] * 4, *[[2] * 4] * 4]
+    alone = show_plan(scales((1,)), (4, 4), sides=(1,))
+    assert alone.axes[0].images[0].get_array().tolist() == [[0]]
+    with pytest.raises(ValueError, match="has 21 slots"):
+        show_plan(scales((1, 2, 4)), (4, 4), sides=(1, 2))
+
+
 def test_show_mask_hides_what_a_slot_does_not_see():
     plan = region_groups(4, 4, 2)
     shown = show_mask(plan, title="mask").axes[0].images[0].get_array()
@@ -183,3 +194,11 @@ def test_show_apng():
     display = pytest.importorskip("IPython.display")
     shown = show_apng([np.zeros((4, 4, 3), np.uint8)])
     assert isinstance(shown, display.Image) and shown.format == "png"
+
+
+def test_rows_of_a_grid_have_names():
+    grid = image_grid(torch.zeros(6, 1, 20, 20), columns=3)
+    named = name_rows(grid, ["above", "below"])
+    assert named.dtype == np.uint8 and len(named) == len(grid) and (named[:, -grid.shape[1] :] == grid).all()
+    strip = named[:, : -grid.shape[1]]
+    assert all((half < 128).any() for half in (strip[:20], strip[-20:])), "each half holds black letters"

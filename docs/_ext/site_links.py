@@ -70,8 +70,8 @@ def on_site(path: PurePosixPath) -> str | None:
     copied = {file: f"more/{name}.md" for name, file in PAGES.items() if (ROOT / file).exists()}
     if str(path) in copied or f"{path}/README.md" in copied:
         return copied.get(str(path)) or copied[f"{path}/README.md"]
-    if path.parts[0] == "docs" and path.name != "README.md":
-        return str(path.relative_to("docs")) if len(path.parts) > 1 else "index.md"
+    if path.parts[0] == "docs":
+        return str(path.relative_to("docs")) if len(path.parts) > 1 and path.name != "README.md" else "index.md"
     if path.parts[0] == "notebooks":
         return str(path) if path.suffix == ".ipynb" else "index.md"
     if path.parts[0] == "minar" and (path.suffix == ".py" or (ROOT / path / "__init__.py").exists()):

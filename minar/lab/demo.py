@@ -123,7 +123,8 @@ def appearing(all_ways: list[Way], drawn: list[Tensor], every: int = 2) -> list:
     frames = []
     for run in range(0, runs + every, every):
         now = [stage[min(run, len(stage) - 1)] for stage in stages]
-        frames.append(plots.image_grid(torch.cat(now), columns=len(drawn[0]), scale=2))
+        grid = plots.image_grid(torch.cat(now), columns=len(drawn[0]), scale=2)
+        frames.append(plots.name_rows(grid, [way.name for way in all_ways]))
     return frames
 
 

@@ -6,7 +6,7 @@ the last expression of a cell it shows once; assigned, it does not show. `.savef
 
 from minar.lab.plots.animation import apng, show_apng
 from minar.lab.plots.curves import show_bars, show_curve, show_map
-from minar.lab.plots.images import image_grid, show_images
+from minar.lab.plots.images import image_grid, name_rows, show_images
 from minar.lab.plots.plans import show_mask, show_plan
 from minar.lab.plots.style import Picture, blank, picture
 from minar.lab.plots.tokens import show_tokens
@@ -16,6 +16,7 @@ __all__ = [
     "apng",
     "blank",
     "image_grid",
+    "name_rows",
     "picture",
     "show_apng",
     "show_bars",

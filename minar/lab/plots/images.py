@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import matplotlib
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from minar.lab.plots.style import PAD, STYLE, WIDEST, Picture, picture
@@ -32,6 +33,16 @@ def image_grid(
         top, left = i // columns * (height + down), i % columns * (width + across)
         grid[top : top + height, left : left + width] = tile
     return grid
+
+
+def name_rows(grid: np.ndarray, names: list[str]) -> np.ndarray:
+    """The grid with a white strip at its left that names its rows, which are of equal height: uint8 (H, W, 3) again."""
+    font = ImageFont.load_default()
+    width, step = 12 + max(int(font.getlength(name)) for name in names), len(grid) / len(names)
+    strip = Image.new("RGB", (width, len(grid)), "white")
+    for i, name in enumerate(names):
+        ImageDraw.Draw(strip).text((width - 6, (i + 0.5) * step), name, "black", font, anchor="rm")
+    return np.concatenate([np.asarray(strip), grid], 1)
 
 
 def check_layout(columns: int | None, scale: int) -> None:
