@@ -46,7 +46,7 @@ def lesson():
 
 def test_putting_it_in_changes_no_hash_and_needs_no_run():
     before, after = lesson(), colab.changed(lesson(), "minar>=0.1")
-    assert [tags(cell) for cell in after["cells"]] == [[], ["colab"], [], []]
+    assert [tags(cell) for cell in after["cells"]] == [[], ["colab", "remove-cell"], [], []]
     assert [h for h in code_hashes(after) if h] == [h for h in code_hashes(before) if h]
     assert first_stale(after) is None and stored_faults(after) == []
 
@@ -78,7 +78,7 @@ def test_all_notebooks_have_the_same_cell_or_none_has():
     assert count in (0, len(NOTEBOOKS)) and len(found) <= 1, "run: python tools/colab.py notebooks"
 
 
-def pip_lines(monkeypatch, spec, environment=None):
+def pip_lines(monkeypatch, spec, environment=None, asked_for="minar>=0.1"):
     """What the cell asks pip for, where find_spec("minar") gives `spec`."""
     transform = pytest.importorskip("IPython.core.inputtransformer2").TransformerManager().transform_cell
     asked = []
@@ -87,7 +87,7 @@ def pip_lines(monkeypatch, spec, environment=None):
     for name, value in (environment or {}).items():
         monkeypatch.setenv(name, value)
     space = {"get_ipython": lambda: SimpleNamespace(run_line_magic=lambda name, line: asked.append((name, line)))}
-    exec(transform(source(colab.installing("minar>=0.1"))), space)
+    exec(transform(source(colab.installing(asked_for))), space)
     return [(name, line.format_map(space)) for name, line in asked]
 
 
@@ -103,6 +103,11 @@ def test_it_installs_what_is_missing_and_pins_what_is_there(monkeypatch, spec):
     assert pip_lines(monkeypatch, spec, here) == [("pip", f'install -q "/some where/minar" {pins}')]
 
 
+def test_without_an_address_it_says_so_and_installs_nothing(monkeypatch):
+    with pytest.raises(ModuleNotFoundError, match="let MINAR_SOURCE name"):
+        pip_lines(monkeypatch, None, asked_for=colab.SOURCE)
+
+
 def test_execute_runs_it_and_stores_nothing_of_it(tmp_path):
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
@@ -116,7 +121,7 @@ def test_execute_runs_it_and_stores_nothing_of_it(tmp_path):
     execute = load("execute")
     assert execute.main([str(path), "--profile", "smoke"]) == 0
     _, cell, code = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    assert (cell["outputs"], cell["execution_count"], cell["metadata"]) == ([], None, {"tags": ["colab"]})
+    assert (cell["outputs"], cell["execution_count"], tags(cell)[0]) == ([], None, "colab")
     assert code["execution_count"] == 1 and code["outputs"][0]["text"] == ["True\n"], "it ran, and is not counted"
 
     before = path.read_bytes()

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import count_lines  # noqa: E402
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -39,8 +42,15 @@ def test_every_lesson_is_in_the_table():
         assert f"notebooks/{notebook.name}" in README
 
 
-def test_the_core_is_as_short_as_it_says():
-    core = ["transformer", "cache", "sampling", "heads", "condition", "gpt", "quantizers", "vqvae"]
-    lines = sum(len((ROOT / f"minar/{name}.py").read_text().splitlines()) for name in core)
-    said = int(re.search(r"about (\d+) lines", README)[1])
-    assert abs(lines - said) < 0.1 * said, f"README says about {said} lines, the core has {lines}"
+def test_the_reading_order_counts_right():
+    assert len(count_lines.ROW.findall(README)) > 12 and count_lines.TOTAL.search(README)
+    assert count_lines.counted(README) == README, "the code has changed: python tools/count_lines.py"
+    stale = re.sub(r"\| \d[\d,]* \|$", "| 7 |", README, flags=re.MULTILINE)
+    assert stale != README and count_lines.counted(stale) == README
+
+
+def test_the_reading_order_is_complete():
+    named = {path for row in count_lines.ROW.findall(README) for path in count_lines.targets(row[0])}
+    files = {p for p in (ROOT / "minar").glob("*.py") if p.stem not in ("__init__", "cli", "checks")}
+    folders = {p.parent for p in (ROOT / "minar").glob("*/__init__.py")}
+    assert files | folders == named

@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT))  # a checkout with nothing installed will do
 
 from minar.lab.notebook import find, tags  # noqa: E402
 
-SOURCE = "minar>=0.1"  # what pip is asked for, unless MINAR_SOURCE in the environment says otherwise
+SOURCE = ""  # what pip is asked for, unless MINAR_SOURCE in the environment says otherwise. "": nothing, as long as the
+# package has no public address: a name that anybody may take must not run on readers' machines
 
 # A folder called minar beside the notebook, such as a clone, is found as well, but has no origin: it is no package.
 # The versions that are there are asked for by name, so that pip refuses rather than replaces them.
@@ -30,7 +31,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 if not getattr(find_spec("minar"), "origin", None):
-    source = os.environ.get("MINAR_SOURCE", "SOURCE")  # or a folder, a wheel, a git address
+    source = os.environ.get("MINAR_SOURCE", "SOURCE")  # a folder, a wheel, a git address
+    if not source:
+        raise ModuleNotFoundError("minar is missing: let MINAR_SOURCE name a folder, a wheel or a git address of it")
     keep = " ".join(f"{name}=={version(name)}" for name in ("torch", "numpy"))
     %pip install -q "{source}" {keep}
 """
@@ -40,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """Change the notebooks named, and say which."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("places", nargs="+", type=Path, metavar="FILE or FOLDER")
-    parser.add_argument("--source", default=SOURCE, help=f"what pip is asked for (default {SOURCE})")
+    parser.add_argument("--source", default=SOURCE, help="what pip is asked for: a git address, a wheel, a name")
     parser.add_argument("--remove", action="store_true", help="take the cell out")
     args = parser.parse_args(argv)
     for path in find(args.places):
@@ -67,7 +70,7 @@ def installing(source: str) -> dict:
         "cell_type": "code",
         "execution_count": None,
         "id": "colab",
-        "metadata": {"tags": ["colab"]},
+        "metadata": {"jupyter": {"source_hidden": True}, "tags": ["colab", "remove-cell"]},  # folded; not on the site
         "outputs": [],
         "source": CELL.replace('SOURCE")', f'{source}")').rstrip().splitlines(keepends=True),
     }
