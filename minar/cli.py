@@ -2,14 +2,18 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from minar.generate import generate
 from minar.lab import data, official
 from minar.lab.demo import demo, save_grid, stream
 from minar.lab.recipes import RECIPES, models, train
 from minar.lab.shipped import shipped
+from minar.next_scale import NextScaleAR
+from minar.plan import scales
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _train(
         commands.add_parser(
             "train",
-            help="train a tokenizer and a GPT",
+            help="train a tokenizer and a GPT, or the two of next-scale prediction",
             description="Train a tokenizer and a GPT on a data set, by a stated recipe.",
             epilog=recipes_text(),
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,12 +83,17 @@ def _train(p: argparse.ArgumentParser) -> None:
     p.add_argument("--share", type=float, default=1.0, help="part of the recipe's steps, 0.1 for a first look")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--seed", type=int, default=0)
-    p.set_defaults(run=lambda a: train(a.data, a.out or own_folder(a.data), a.share, a.device, a.seed))
+    p.add_argument("--next-scale", action="store_true", help="VAR's pair instead: pyramids of tokens, scale by scale")
+    p.set_defaults(
+        run=lambda a: train(
+            a.data, a.out or own_folder(a.data, a.next_scale), a.share, a.device, a.seed, next_scale=a.next_scale
+        )
+    )
 
 
-def own_folder(name: str) -> str:
+def own_folder(name: str, next_scale: bool = False) -> str:
     """Where the models of a data set go by default. Of folder:PATH the last part: Windows has no colons in names."""
-    return f"runs/{Path(name.removeprefix('folder:')).resolve().name}"
+    return f"runs/{Path(name.removeprefix('folder:')).resolve().name}" + ("-next-scale" if next_scale else "")
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -99,7 +108,11 @@ def sample(args: argparse.Namespace) -> None:
         raise ValueError(f"samples must be at least 1, got {args.samples}")
     labels = torch.tensor(pick_labels(args.kind, names)).repeat_interleave(args.samples)
     knobs = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
-    tokens = gpt.generate(labels, cfg=args.cfg, progress=True, generator=stream(args.seed), **knobs)
+    if isinstance(gpt, NextScaleAR):
+        draw = partial(generate, gpt, labels, scales(gpt.quantizer.sides))
+    else:
+        draw = partial(gpt.generate, labels)
+    tokens = draw(cfg=args.cfg, progress=True, generator=stream(args.seed), **knobs)
     save_grid(tokenizer.decode(tokens, gpt.grid), Path(args.out), columns=args.samples if args.kind is None else None)
     print(f"wrote {args.out}: {len(labels)} pictures")
 

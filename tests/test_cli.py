@@ -43,6 +43,24 @@ def test_train_then_sample(tmp_path, capsys):
     )  # done: goes on at once
 
 
+def test_train_the_pair_of_next_scale_then_sample(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    command = ["train", "digits", "--share", "0.005", "--device", "cpu", "--out", folder]
+    assert main([*command, "--next-scale"]) == 0
+    assert "30 tokens a picture" in capsys.readouterr().out
+    assert main(["sample", "--models", folder, "--class", "3", "--samples", "2", "--out", str(tmp_path / "x.png")]) == 0
+    tokenizer, model, _ = recipes.models(folder)
+    assert tokenizer.quantizer.sides == model.quantizer.sides == (1, 2, 3, 4) and bool(tokenizer.quantizer.started)
+    assert main(command) == 2 and "choose another --out for a gpt" in capsys.readouterr().err
+
+
+def test_sides_of_a_pyramid():
+    assert recipes.pyramid_sides(1, 1) == (1,) and recipes.pyramid_sides(7, 7) == (1, 2, 3, 4, 6, 7)
+    assert recipes.pyramid_sides(16, 16) == (1, 2, 3, 4, 6, 8, 12, 16)
+    with pytest.raises(ValueError, match="square pictures, these have 4 x 8 tokens"):
+        recipes.pyramid_sides(4, 8)
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
