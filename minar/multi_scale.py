@@ -181,10 +181,7 @@ def in_float32(x: Tensor) -> AbstractContextManager:
 
 def area(x: Tensor, side: int) -> Tensor:
     """(B, C, h, w) averaged down to (B, C, side, side)."""
-    if x.shape[-1] == side:
-        return x
-    where = "cpu" if x.device.type == "mps" else x.device  # Apple's pooling wants sides that divide
-    return F.adaptive_avg_pool2d(x.to(where), side).to(x.device)
+    return x if x.shape[-1] == side else F.adaptive_avg_pool2d(x, side)
 
 
 def bicubic(x: Tensor, side: int) -> Tensor:
