@@ -10,6 +10,8 @@ from importlib import util
 from pathlib import Path
 from types import ModuleType
 
+from minar.lab.notebook import source
+
 SOURCE = Path(__file__).parent / "source"
 STUB = 'raise NotImplementedError("your turn")'  # as in nbgrader_config.py
 
@@ -100,11 +102,6 @@ def cells(path: Path) -> list[dict]:
         return json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path.name} is not a notebook: {error}") from None
-
-
-def source(cell: dict) -> str:
-    text = cell["source"]
-    return text if isinstance(text, str) else "".join(text)
 
 
 def grade_id(cell: dict) -> str | None:

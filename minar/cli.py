@@ -2,18 +2,14 @@
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from minar.generate import generate
 from minar.lab import data, official
 from minar.lab.demo import demo, save_grid, stream
 from minar.lab.recipes import RECIPES, models, train
 from minar.lab.shipped import shipped
-from minar.next_scale import NextScaleAR
-from minar.plan import scales
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,11 +104,7 @@ def sample(args: argparse.Namespace) -> None:
         raise ValueError(f"samples must be at least 1, got {args.samples}")
     labels = torch.tensor(pick_labels(args.kind, names)).repeat_interleave(args.samples)
     knobs = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
-    if isinstance(gpt, NextScaleAR):
-        draw = partial(generate, gpt, labels, scales(gpt.quantizer.sides))
-    else:
-        draw = partial(gpt.generate, labels)
-    tokens = draw(cfg=args.cfg, progress=True, generator=stream(args.seed), **knobs)
+    tokens = gpt.generate(labels, cfg=args.cfg, progress=True, generator=stream(args.seed), **knobs)
     save_grid(tokenizer.decode(tokens, gpt.grid), Path(args.out), columns=args.samples if args.kind is None else None)
     print(f"wrote {args.out}: {len(labels)} pictures")
 

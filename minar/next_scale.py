@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from minar.checks import can_look
+from minar.generate import generate
 from minar.multi_scale import MultiScaleQuantizer
 from minar.next_step import NextStepAR
-from minar.plan import Plan
+from minar.plan import Plan, scales
 from minar.transformer import Transformer
 
 
@@ -51,6 +52,10 @@ class NextScaleAR(NextStepAR):
     def rope(self, place: Tensor) -> Tensor:
         """Rotary angles of (..., T) places in the pyramid; -1 stands nowhere."""
         return super().rope(torch.where(place < 0, -1, self.place[place]))
+
+    def generate(self, cond: Tensor, **options) -> Tensor:
+        """Draw the tokens of one pyramid for each condition, (B, N). options: those of `minar.generate`."""
+        return generate(self, cond, scales(self.quantizer.sides), **options)
 
     def check_plan(self, plan: Plan, batch: int) -> None:
         """See ARModel. One plan fits: `scales` of the quantizer's sides."""

@@ -43,11 +43,10 @@ def save(path: str | Path, model: nn.Module, dtype: torch.dtype | None = None, e
     embeddings, one number a row and an integer a weight, which halves it again; codebooks and convolutions keep
     their precision. Raises OSError if it cannot be written.
     """
-    tensors = dict(model.state_dict())
-    if eight_bits:
-        tensors = to_integers(tensors)
-    rounds = {k for k, v in tensors.items() if dtype and v.is_floating_point() and not k.endswith(SCALE)}
-    return write(path, {k: v.to(dtype) if k in rounds else v for k, v in tensors.items()}, {"model": spec(model)})
+    tensors = model.state_dict()
+    small = to_integers(tensors) if eight_bits else {}
+    rest = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in tensors.items() if k not in small}
+    return write(path, rest | small, {"model": spec(model)})
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
@@ -59,14 +58,12 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
 
 
 def to_integers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Every 2-D `weight` (n, m) as int8, with the step of each row, (n, 1) float32, beside it."""
+    """Of these, every 2-D `weight` (n, m) as int8, with the step of each row, (n, 1) float32, beside it."""
     out = {}
     for key, value in tensors.items():
         if key.endswith("weight") and value.dim() == 2:
             step = value.float().abs().amax(1, keepdim=True).clamp_min(1e-12) / 127
             out[key], out[key + SCALE] = (value.float() / step).round().to(torch.int8), step
-        else:
-            out[key] = value
     return out
 
 

@@ -14,6 +14,7 @@ from minar.generate import generate
 from minar.lab import plots
 from minar.lab.data import FASHION_NAMES
 from minar.lab.shipped import shipped
+from minar.model import ARModel
 from minar.multi_scale import MultiScaleQuantizer
 from minar.plan import Plan, cosine_sizes, halton, random_order, raster, region_groups, scales
 from minar.vqvae import VQVAE
@@ -23,16 +24,18 @@ GREY = 0.2
 
 @dataclass(frozen=True)
 class Way:
-    """A way of decoding: draw(labels, use_cache, generator) -> (B, N) tokens, in the steps of a plan.
-
-    slots: how many the network computes for a picture.
-    """
+    """A way of decoding: draw(labels, use_cache, generator) -> (B, N) tokens, in the steps of a plan."""
 
     name: str
     plan: Plan
-    slots: int
     draw: Callable[..., Tensor]
     tokenizer: VQVAE
+    cached: bool = True
+
+    @property
+    def slots(self) -> int:
+        """How many the network computes for a picture. Without a cache all in each run, the class token too."""
+        return self.plan.n if self.cached else self.plan.n_steps * (self.plan.n + 1)
 
 
 def ways(cfg: float) -> list[Way]:
@@ -40,19 +43,17 @@ def ways(cfg: float) -> list[Way]:
     flat, pyramid = shipped("fashion-vqvae"), shipped("fashion-scales")
     gpt, par, arpg, masked, var = (shipped(f"fashion-{name}") for name in ("gpt", "par", "arpg", "masked", "var"))
     h, w = gpt.grid
-    n, order = h * w, random_order(h, w, generator=stream(0)).pos
-    some, spread, sides = Plan(order, cosine_sizes(n, 16)), halton(h, w, 8), scales(pyramid.quantizer.sides)
-    regions = region_groups(h, w, par.per_side)
+    some = Plan(random_order(h, w, generator=stream(0)).pos, cosine_sizes(h * w, 16))
 
-    def follow(model, plan: Plan) -> Callable[..., Tensor]:
-        return partial(generate, model, plan=plan, cfg=cfg)
+    def follow(name: str, model: ARModel, plan: Plan) -> Way:
+        return Way(name, plan, partial(generate, model, plan=plan, cfg=cfg), flat, model.cached)
 
     return [
-        Way("raster", raster(h, w), n, partial(gpt.generate, cfg=cfg), flat),
-        Way("4 regions", regions, n, follow(par, regions), flat),
-        Way("any order", some, n, follow(arpg, some), flat),
-        Way("masked", spread, spread.n_steps * (n + 1), follow(masked, spread), flat),
-        Way("next scale", sides, sides.n, follow(var, sides), pyramid),
+        Way("raster", raster(h, w), partial(gpt.generate, cfg=cfg), flat),
+        follow("4 regions", par, region_groups(h, w, par.per_side)),
+        follow("any order", arpg, some),
+        follow("masked", masked, halton(h, w, 8)),
+        Way("next scale", scales(pyramid.quantizer.sides), partial(var.generate, cfg=cfg), pyramid),
     ]
 
 
@@ -91,7 +92,7 @@ def compare(all_ways: list[Way], labels: Tensor, seed: int) -> list[Tensor]:
     drawn = []
     for way in all_ways:
         tokens, took = timed(lambda draw=way.draw: draw(labels, generator=stream(seed)))
-        kept = "no cache possible" if way.name == "masked" else "with a KV cache"
+        kept = "with a KV cache" if way.cached else "no cache possible"
         line(f"{way.name}, {kept}", way.plan.n_steps, way.slots, took)
         drawn.append(tokens)
     differ = int((drawn[0] != naive).sum())

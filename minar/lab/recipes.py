@@ -37,6 +37,11 @@ class Recipe:
     batch: int = 128
     mirror: bool = False  # are mirrored pictures pictures of the same thing?
 
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Tokens down and across a picture, whose finest grid this is if it is a pyramid."""
+        factor = 2 ** (len(self.mults) - 1)
+        return height // factor, width // factor
+
     def tokenizer(self, channels: int, sides: tuple[int, ...] | None = None) -> VQVAE:
         """sides: those of a pyramid; without them each picture is one grid of tokens."""
         encoder = Encoder(channels, 8, self.width, self.mults)
@@ -90,7 +95,7 @@ def train(
     if share <= 0:
         raise ValueError(f"share must be above 0, got {share}")
     r, out = recipe(name), Path(out)
-    kind, other = (SECOND[next_scale], SECOND[not next_scale])
+    kind, other = SECOND[next_scale], SECOND[not next_scale]
     if (out / other).exists():
         raise ValueError(f"{out} holds a {other} and its tokenizer: choose another --out for a {kind}")
     images, labels, names = data.load(name)[:3]
@@ -99,7 +104,7 @@ def train(
     (out / "names.json").write_text(json.dumps(names))
 
     torch.manual_seed(seed)
-    grid = tuple(side // 2 ** (len(r.mults) - 1) for side in images.shape[2:])
+    grid = r.grid(*images.shape[2:])
     tokenizer = r.tokenizer(images.shape[1], pyramid_sides(*grid) if next_scale else None)
     print(f"recipe: {r.time}" + (f", times {share:g}" if share != 1 else ""))
     print(f"{len(images):,} pictures; tokenizer, {count(tokenizer)} parameters, {steps[0]:,} steps of {r.batch}")
@@ -108,9 +113,8 @@ def train(
     tokens = tokenise(tokenizer, images, device)
     if r.mirror:
         tokens, labels = torch.cat([tokens, tokenise(tokenizer, images.flip(3), device)]), labels.repeat(2)
-    quantizer = tokenizer.quantizer
-    model = r.next_scale(len(names), quantizer) if next_scale else r.gpt(len(names), grid)
-    plan = scales(quantizer.sides) if next_scale else None
+    model = r.next_scale(len(names), tokenizer.quantizer) if next_scale else r.gpt(len(names), grid)
+    plan = scales(tokenizer.quantizer.sides) if next_scale else None
     print(f"{tokens.shape[1]} tokens a picture; {kind}, {count(model)} parameters, {steps[1]:,} steps of {r.batch}")
     fit(model, (tokens, labels), steps[1], r.batch, seed=seed, device=device, out=out / kind, plan=plan)
     print(f"done: minar sample --models {out}")
