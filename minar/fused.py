@@ -14,6 +14,7 @@ from minar import kernels
 from minar.cache import KVCache
 from minar.heads import CategoricalHead
 from minar.transformer import Mask, Transformer
+from minar.transformer import attend as plain_attention
 
 FEW = 2  # rows up to which a product is done without tensor cores
 SOME = 32  # rows up to which a product is bound by reading the weights; cuBLAS has the others
@@ -38,9 +39,12 @@ def run(
     )
     for layer, block in enumerate(trunk.blocks):
         qkv = normed_product(rows, block.norm1, block.attn.qkv.weight).view(B, T, -1)
-        seen = (
-            attend(qkv, rope, cache, layer, trunk.n_heads) if a_step else block.attn.look(qkv, mask, rope, cache, layer)
-        )
+        if a_step:
+            seen = attend(qkv, rope, cache, layer, trunk.n_heads)
+        elif rope is not None:
+            seen = attend_many(qkv, mask, rope, cache, layer, trunk.n_heads)
+        else:
+            seen = block.attn.look(qkv, mask, rope, cache, layer)
         add_product(rows, seen.flatten(0, 1), block.attn.out.weight)
         gated = gated_product(rows, block.norm2, block.mlp.gate_up.weight)
         add_product(rows, gated, block.mlp.down.weight)
@@ -120,6 +124,21 @@ def attend(qkv: Tensor, rope: Tensor, cache: KVCache, layer: int, n_heads: int) 
     else:
         kernels.attend_few[B, H](*given, T, **shape, Q=max(16, next_power_of_2(T)))
     return seen
+
+
+def attend_many(
+    qkv: Tensor, mask: Mask, rope: Tensor, cache: KVCache | None, layer: int, n_heads: int
+) -> Tensor:
+    """Attention.look for many slots: one kernel turns queries and keys, PyTorch attends. (B, T, 3D) -> (B, T, D)."""
+    B, T, H, hd = *qkv.shape[:2], n_heads, qkv.shape[2] // n_heads // 3
+    turned = qkv.new_empty(B, T, 2, H, hd)
+    per_row = rope.stride(0) if rope.dim() == 4 else 0
+    shape = {"H": H, "HD": hd, "HEADS": next_power_of_2(H), "D": next_power_of_2(hd)} | _early()
+    kernels.turn[B, T](qkv, rope, turned, per_row, T, **shape)
+    (q, k), v = turned.permute(2, 0, 3, 1, 4), qkv.view(B, T, 3, H, hd)[:, :, 2].transpose(1, 2)
+    if cache is not None:
+        k, v = cache.put(layer, k, v)
+    return plain_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
 def _product(

@@ -183,6 +183,34 @@ def _turned(x, angles, d, inside):
 
 
 @triton.jit
+def turn(
+    qkv,
+    rope,
+    turned,
+    per_row,
+    T,
+    H: tl.constexpr,
+    HD: tl.constexpr,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """Queries and keys of one slot, turned: qkv (B, T, 3, H, HD) -> turned (B, T, 2, H, HD)."""
+    row, t = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    h = tl.arange(0, HEADS)[:, None]
+    d = tl.arange(0, D)[None]
+    inside = (h < H) & (d < HD)
+    angles = rope + row * per_row + t * HD + h * 0
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    for i in tl.static_range(0, 2):
+        x = qkv + ((row * T + t) * 3 + i) * H * HD + h * HD
+        to = turned + ((row * T + t) * 2 + i) * H * HD + h * HD
+        tl.store(to + d, _turned(x, angles, d, inside).to(turned.dtype.element_ty), inside)
+
+
+@triton.jit
 def _look(q, k, v, known, best, weight, total):
     """Softmax attention goes on over more slots: best score so far, sum of weights, weighted sum of values."""
     score = tl.where(known, tl.sum(q * k.to(tl.float32), 1), -float("inf"))
