@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minar.checks import check_number
 from minar.quantizers import Quantized, VectorQuantizer, count, draw_rows, nearest, straight_through, to_map, to_rows
+from minar.resize import Resize
 
 RARE = 0.5  # below this part of an equal share a code of a pyramid is given to a scale that needs it more
 
@@ -46,6 +47,7 @@ class MultiScaleQuantizer(VectorQuantizer):
         used = sorted(set(wanted))
         self.which = tuple(used.index(i) for i in wanted)  # scale -> place in phi
         self.phi = nn.ModuleList(Smooth(channels) for _ in used)
+        self.resize = Resize(self.sides)
         self.register_buffer("hits", torch.zeros(len(sides), vocab, dtype=torch.long))
         scale = torch.arange(len(sides)).repeat_interleave(torch.tensor(self.sizes))
         self.register_buffer("scale", scale, persistent=False)  # (N,), token -> scale
@@ -86,23 +88,24 @@ class MultiScaleQuantizer(VectorQuantizer):
         (B, N) long -> (B, tokens of these scales, channels): zeros at scale 0; at scale k the picture after scale
         k - 1, averaged down to k's side. Tokens of scales n_scales - 1 and later are not looked at.
         """
-        sides = self.sides[1:n_scales]
-        known = [to_rows(area(picture, side)) for side, picture in zip(sides, self.pictures(tokens))]
+        later = range(1, len(self.sides) if n_scales is None else n_scales)
+        with in_float32(tokens):
+            known = [to_rows(self.resize.down(picture, k)) for k, picture in zip(later, self.pictures(tokens))]
         nothing = self.codebook.new_zeros(len(tokens), self.sizes[0], self.channels)
         return torch.cat([nothing, *known], 1)
 
     def paint(self, tokens: Tensor, k: int) -> Tensor:
         """What scale k adds to the picture: its tokens, (B, side_k^2) -> (B, channels, side, side)."""
         with in_float32(tokens):
-            return self.phi[self.which[k]](bicubic(to_map(self.lookup(tokens)), self.sides[-1]))
+            return self.phi[self.which[k]](self.resize.up(to_map(self.lookup(tokens)).float(), k))
 
     def walk(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each scale: what is left for it to say, (B, side_k^2, channels), and the tokens it picks for that."""
         self._check_size(*z.shape[2:])
         left = z.float()
-        for k, side in enumerate(self.sides):
+        for k in range(len(self.sides)):
             with in_float32(z):
-                rows = self.space(to_rows(area(left, side)))
+                rows = self.space(to_rows(self.resize.down(left, k)))
                 tokens = nearest(rows, self.space(self.codebook))
             yield rows, tokens
             left = left - self.paint(tokens, k)
@@ -177,13 +180,3 @@ def in_float32(x: Tensor) -> AbstractContextManager:
     """No autocast where x is; a meta tensor knows of none."""
     known = torch.amp.is_autocast_available(x.device.type)
     return torch.autocast(x.device.type, enabled=False) if known else nullcontext()
-
-
-def area(x: Tensor, side: int) -> Tensor:
-    """(B, C, h, w) averaged down to (B, C, side, side)."""
-    return x if x.shape[-1] == side else F.adaptive_avg_pool2d(x, side)
-
-
-def bicubic(x: Tensor, side: int) -> Tensor:
-    """(B, C, h, w) enlarged to (B, C, side, side)."""
-    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="bicubic")

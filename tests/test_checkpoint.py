@@ -215,6 +215,7 @@ PLAIN = (
     "gpt",
     "heads",
     "quantizers",
+    "resize",
     "sampling",
     "tf32",
     "transformer",
@@ -286,6 +287,8 @@ DOORS = {
     "gpt.generate": {"to"},  # labels may come from anywhere; once per image, not per token
     "plan.to": {"to"},
     "quantizers.draw_rows": {"to"},  # a CPU generator draws the same rows on every device; at restarts only
+    "resize.__init__": {"to"},  # matrices are made on the CPU
+    "resize._apply": {"to"},  # and go where the module goes
     "quantizers.restart": {"int"},  # how many codes moved, once per hundred steps
 }
 

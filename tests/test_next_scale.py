@@ -24,10 +24,11 @@ from minar import (
 )
 from minar.lab import checkpoint, codebook, log, metrics
 from minar.lab.train import fit
-from minar.multi_scale import MultiScaleQuantizer, area, bicubic, phi_index
+from minar.multi_scale import MultiScaleQuantizer, phi_index
 from minar.next_scale import NextScaleAR, places
 from minar.plan import raster, scales
 from minar.quantizers import Quantized, straight_through, to_map, to_rows
+from minar.resize import Resize
 
 V, C, D = 24, 4, 32
 PYRAMIDS = [(1, 2, 3), (2, 3, 5), (1, 2, 4, 5, 7), (3,)]
@@ -58,6 +59,16 @@ def batch(sides=(1, 2, 3), words=0, rows=2):
 
 
 # The quantizer.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_are_resized_as_pytorch_resizes_them(dtype):
+    sides = (1, 2, 3, 4, 5, 7, 12)
+    resize = Resize(sides).to(dtype)  # half precision must not touch its matrices
+    for k, side in enumerate(sides):
+        small, large = latents(side), latents(12)
+        assert (resize.up(small, k) - F.interpolate(small, size=(12, 12), mode="bicubic")).abs().max() < 2e-6
+        assert (resize.down(large, k) - F.adaptive_avg_pool2d(large, side)).abs().max() < 2e-6
 
 
 @pytest.mark.parametrize("sides", PYRAMIDS)
@@ -294,6 +305,14 @@ def test_without_a_bug_the_law_holds(law):
 
 
 BUGS = {}
+
+
+def area(x, side):
+    return F.adaptive_avg_pool2d(x, side)
+
+
+def bicubic(x, side):
+    return F.interpolate(x, size=(side, side), mode="bicubic")
 
 
 def bug(name, law, says):

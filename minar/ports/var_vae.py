@@ -24,6 +24,7 @@ from minar.multi_scale import phi_index
 from minar.ports.llamagen_vq import Downsample, ResBlock, Upsample, norm
 from minar.ports.official import count, fill, read, rename, shape, unwrap
 from minar.quantizers import Quantized, nearest, straight_through, to_map, to_rows
+from minar.resize import Resize
 
 __all__ = ["VARDecoder", "VAREncoder", "VARQuantizer", "load_vae", "phi_index", "read"]
 
@@ -93,6 +94,7 @@ class VARQuantizer(nn.Module):
         self.index = phi_index(len(sides), n_phi)
         self.embedding = nn.Embedding(vocab, channels)
         self.phi = nn.ModuleList(Phi(channels) for _ in range(n_phi))
+        self.resize = Resize(self.sides)
 
     def forward(self, z: Tensor) -> Quantized:
         """z: (B, channels, S, S), S = sides[-1]. The loss is that of VQ-VAE for each sum so far, averaged."""
@@ -140,14 +142,13 @@ class VARQuantizer(nn.Module):
 
     def shrink(self, x: Tensor, s: int) -> Tensor:
         """(B, channels, S, S) -> the rows of scale s, (B, side^2, channels)."""
-        last = s == len(self.sides) - 1
-        return to_rows(x if last else F.interpolate(x, self.sides[s], mode="area"))
+        return to_rows(self.resize.down(x.float(), s).type_as(x))
 
     def grow(self, tokens: Tensor, s: int) -> Tensor:
         """What the tokens of scale s add to the sum: (B, side^2) long -> (B, channels, S, S)."""
-        h, last = to_map(self.embedding(tokens)), s == len(self.sides) - 1
+        h = to_map(self.embedding(tokens))
         with torch.autocast(h.device.type, enabled=False):
-            return self.phi[self.index[s]](h if last else F.interpolate(h, self.sides[-1], mode="bicubic"))
+            return self.phi[self.index[s]](self.resize.up(h.float(), s).type_as(h))
 
 
 class AttnBlock(nn.Module):
