@@ -20,6 +20,9 @@ FEW = 2  # rows up to which a product is done without tensor cores
 SOME = 32  # rows up to which a product is bound by reading the weights; cuBLAS has the others
 SHARED = 200 * 2**10  # bytes in which the 16 weight rows of the smallest product on tensor cores must find room
 MANY = 512  # rows times heads from which on the card is full, and small programs fill it best
+ALONE = 256  # cached slots up to which one program looks at all of them
+PART = 128  # beyond that, the slots of each program where rows times heads would leave most of the card idle
+IDLE = 64  # rows times heads up to which they do
 
 
 def run(
@@ -119,16 +122,25 @@ def attend(qkv: Tensor, rope: Tensor, cache: KVCache, layer: int, n_heads: int) 
     slots = min(256 if B * H < MANY else 32, max(16, next_power_of_2(cache.n)))
     given = qkv, rope, keys, values, seen, per_row, cache.n, cache.max_len, hd**-0.5
     shape = {"H": H, "HD": hd, "D": max(16, next_power_of_2(hd)), "S": slots} | _early()
-    if T == 1:
+    if T == 1 and cache.n > ALONE and B * H <= IDLE:
+        _attend_in_parts(given, B, shape)
+    elif T == 1:
         kernels.attend_one[B, H](*given, **shape, num_warps=max(1, slots // 32))
     else:
         kernels.attend_few[B, H](*given, T, **shape, Q=max(16, next_power_of_2(T)))
     return seen
 
 
-def attend_many(
-    qkv: Tensor, mask: Mask, rope: Tensor, cache: KVCache | None, layer: int, n_heads: int
-) -> Tensor:
+def _attend_in_parts(given: tuple, B: int, shape: dict) -> None:
+    qkv, rope, keys, values, seen, per_row, n, max_len, scale = given
+    H, n_parts, shape = shape["H"], cdiv(n, PART), shape | {"S": PART}
+    found = qkv.new_empty(B, H, n_parts, shape["D"] + 2, dtype=torch.float32)
+    kernels.attend_part[B, H, n_parts](qkv, rope, keys, values, found, per_row, n, max_len, scale, **shape)
+    del shape["S"]
+    kernels.join[B, H](found, seen, n_parts, **shape, PARTS=next_power_of_2(n_parts))
+
+
+def attend_many(qkv: Tensor, mask: Mask, rope: Tensor, cache: KVCache | None, layer: int, n_heads: int) -> Tensor:
     """Attention.look for many slots: one kernel turns queries and keys, PyTorch attends. (B, T, 3D) -> (B, T, D)."""
     B, T, H, hd = *qkv.shape[:2], n_heads, qkv.shape[2] // n_heads // 3
     turned = qkv.new_empty(B, T, 2, H, hd)

@@ -272,6 +272,87 @@ def attend_one(
     tl.store(seen + row * H * HD + head * HD + d, (total / weight).to(kind), inside)
 
 
+@triton.jit(do_not_specialize=["n"])
+def attend_part(
+    qkv,
+    rope,
+    keys,
+    values,
+    found,
+    per_row,
+    n,
+    max_len,
+    scale,
+    H: tl.constexpr,
+    HD: tl.constexpr,
+    D: tl.constexpr,
+    S: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """`attend_one` shared by many programs: each looks at S cached slots, the first at the new one as well.
+
+    found: (B, H, parts, D + 2) float32, the weighted sum of values, the sum of weights, the best score.
+    """
+    if EARLY:
+        gdc_launch_dependents()
+    row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    d = tl.arange(0, D)
+    s = part * S + tl.arange(0, S)
+    inside = d < HD
+    past = (row * H + head).to(tl.int64) * max_len * HD
+    tile = past + s[:, None] * HD + d
+    known = (s[:, None] < n) & inside
+    k_old = tl.load(keys + tile, known, 0.0)
+    v_old = tl.load(values + tile, known, 0.0)
+    if EARLY:
+        gdc_wait()
+
+    x = qkv + row * 3 * H * HD + head * HD
+    kind = keys.dtype.element_ty
+    angles = rope + row * per_row
+    q = _turned(x, angles, d, inside).to(kind).to(tl.float32) * scale
+    is_new = tl.where(inside, part, 1) == 0
+    k = _turned(x + H * HD, angles, d, inside).to(kind)
+    v = tl.load(x + 2 * H * HD + d, inside, 0.0)
+    tl.store(keys + past + n * HD + d, k, is_new)
+    tl.store(values + past + n * HD + d, v, is_new)
+
+    best = tl.where(part == 0, tl.sum(q * k.to(tl.float32), 0), -float("inf"))
+    weight = (part == 0).to(tl.float32)
+    best, weight, total = _look(q, k_old, v_old, s < n, best, weight, v.to(tl.float32) * weight)
+    to = found + ((row * H + head) * tl.num_programs(2) + part) * (D + 2)
+    tl.store(to + d, total)
+    tl.store(to + D, weight)
+    tl.store(to + D + 1, best)
+
+
+@triton.jit
+def join(
+    found,
+    seen,
+    n_parts,
+    H: tl.constexpr,
+    HD: tl.constexpr,
+    D: tl.constexpr,
+    PARTS: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    """What `attend_part` found in all parts, PARTS with those that are made up, as one softmax."""
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
+    row, head = tl.program_id(0), tl.program_id(1)
+    d = tl.arange(0, D)
+    part = tl.arange(0, PARTS)
+    here = found + ((row * H + head) * n_parts + part) * (D + 2)
+    best = tl.load(here + D + 1, part < n_parts, -float("inf"))
+    share = tl.exp(best - tl.max(best, 0))
+    weight = tl.sum(share * tl.load(here + D, part < n_parts, 0.0), 0)
+    total = tl.load(here[:, None] + d, (part < n_parts)[:, None], 0.0)
+    out = tl.sum(share[:, None] * total, 0) / weight
+    tl.store(seen + row * H * HD + head * HD + d, out.to(seen.dtype.element_ty), d < HD)
+
+
 @triton.jit
 def _look_few(q, k, v, known, scale, best, weight, total):
     """`_look` for several queries at once, on tensor cores."""

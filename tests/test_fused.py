@@ -24,9 +24,9 @@ def close(a, b, dtype):
 
 
 @torch.no_grad()
-def compare(m, rows, dtype=torch.float32, per_row=False, run=fused.run):
-    plain, mine = KVCache(sum(STEPS)), KVCache(sum(STEPS))
-    for T in STEPS:
+def compare(m, rows, dtype=torch.float32, per_row=False, run=fused.run, steps=STEPS):
+    plain, mine = KVCache(sum(steps)), KVCache(sum(steps))
+    for T in steps:
         x = torch.randn(rows, T, m.width, device=DEVICE, dtype=dtype)
         place = torch.arange(plain.n - 1, plain.n - 1 + T, device=DEVICE)  # the first stands nowhere
         if per_row:
@@ -68,6 +68,16 @@ def test_weights_too_long_for_shared_memory(monkeypatch):
 def test_more_rows_than_the_card_has_places_for(monkeypatch):
     monkeypatch.setattr(fused, "MANY", 3)
     compare(trunk(32, 2), 2)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_long_cache_is_shared_by_many_programs(rows, monkeypatch):
+    monkeypatch.setattr(fused, "ALONE", 2)
+    monkeypatch.setattr(fused, "PART", 4)
+    calls, parts = [], fused._attend_in_parts
+    monkeypatch.setattr(fused, "_attend_in_parts", lambda *given: (calls.append(1), parts(*given)))
+    compare(trunk(32, 2), rows, steps=(*STEPS, 1, 1))
+    assert len(calls) == 3 * 2, "three steps of one slot, two layers"
 
 
 @torch.no_grad()
