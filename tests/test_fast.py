@@ -1,5 +1,9 @@
 """Fast decoding: the tokens of plain decoding, whatever was recorded before."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from families import FAMILIES, batch, model, par
@@ -150,3 +154,17 @@ def test_families_that_cannot_cache_are_recorded_too():
         fast.generate(p, batch()[1], region_groups(4, 4, 2), temperature=0),
         generate(p, batch()[1], region_groups(4, 4, 2), temperature=0),
     )
+
+
+@gpu
+def test_a_library_that_prepares_itself_does_so_before_the_recording():
+    """A next-scale model convolves from its second step on; cuDNN takes memory at its first call in a process."""
+    code = """
+import torch
+from test_next_scale import batch, model
+from minar import fast
+from minar.plan import scales
+fast.generate(model().cuda().eval(), batch()[1].cuda(), scales((1, 2, 3)), 2.0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
