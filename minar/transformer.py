@@ -65,9 +65,9 @@ class Attention(nn.Module):
 
     def look(self, qkv: Tensor, mask: Mask, rope: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         """What lies between the two products: (B, T, 3D) -> (B, T, D)."""
-        qkv = qkv.unflatten(-1, (3, self.n_heads, -1))  # (B, T, 3, H, hd)
-        qk, v = qkv.permute(2, 0, 3, 1, 4).split((2, 1))
-        (q, k), v = qk if rope is None else rotate(qk, rope), v.squeeze(0)  # (B, H, T, hd) each
+        qk, v = qkv.unflatten(-1, (3, self.n_heads, -1)).split((2, 1), 2)  # (B, T, 2 and 1, H, hd)
+        qk, v = qk.permute(2, 0, 3, 1, 4), v.squeeze(2).transpose(1, 2)
+        q, k = qk if rope is None else rotate(qk, rope)  # (B, H, T, hd) each
         if cache is not None:
             k, v = cache.put(layer, k, v)
         return attend(q, k, v, mask).transpose(1, 2).flatten(2)
