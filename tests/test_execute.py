@@ -165,3 +165,10 @@ def test_hashes_are_chained_and_leave_out_exercises_and_text():
     assert code_hashes(notebook(text="other", answer="other")) == hashes
     for changed in (notebook(first="a = 2"), notebook(tag="package")):
         assert not set(code_hashes(changed)) & set(hashes) - {None}
+
+
+def test_a_warning_does_not_name_the_folders_of_the_machine(tmp_path):
+    warning = "/some/where/lib/python3.12/site-packages/torch/_inductor/compile_fx.py:322: UserWarning: slow"
+    path = write(tmp_path / "warns.ipynb", f"import sys\nprint({warning!r}, file=sys.stderr)")
+    assert tool.main([str(path), "--profile", "smoke"]) == 0
+    assert printed(path)[1] == "torch/_inductor/compile_fx.py:322: UserWarning: slow"

@@ -196,6 +196,8 @@ def clean(nb: nbformat.NotebookNode, record: dict) -> None:
         cell.metadata.pop("minar", None)
         if code_hash:
             cell.metadata["minar"] = {"hash": code_hash}
+        if is_code(cell):
+            cell.outputs = [shown_anywhere(output) for output in cell.outputs]
         if "colab" in tags(cell):  # it has nothing to say, and is not counted: it may be changed without a run
             cell.outputs, cell.execution_count = [], None
     nb.metadata = {
@@ -203,6 +205,13 @@ def clean(nb: nbformat.NotebookNode, record: dict) -> None:
         "language_info": {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"},
         "minar": record,
     }
+
+
+def shown_anywhere(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A warning names the file that it comes from: a reader wants the library, not the folders of this machine."""
+    if output.output_type == "stream":
+        output.text = re.sub(r"[^\s\"']*[/\\]site-packages[/\\]", "", output.text)
+    return output
 
 
 def write(nb: nbformat.NotebookNode, path: Path) -> None:

@@ -47,7 +47,7 @@ def show_curve(
     if log_y:
         log_axis(ax.yaxis)
     if log_x and len(x) <= 12:
-        ax.set_xticks(x)
+        ax.set_xticks(x, [f"{v:.0f}" if v == round(v) else f"{v:.2g}" for v in x])
     if len(curves) > 1 or any(curves):
         ax.legend()
     return fig
