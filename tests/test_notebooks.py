@@ -18,8 +18,6 @@ SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 
 MOST_LINES = 30  # imports not counted
 MOST_BYTES = 1_000_000
-WAITS = "its stored outputs are of the lab profile on a CPU; the full run on a GPU is still to be made"
-PENDING = {"04_cache": WAITS}  # strict: as soon as the outputs are there, the line has to go
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -30,9 +28,7 @@ def test_lesson(path):
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_outputs_are_of_the_full_profile(path, request):
-    if path.stem in PENDING:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=PENDING[path.stem]))
+def test_outputs_are_of_the_full_profile(path):
     assert not profile_faults(json.loads(path.read_text(encoding="utf-8")))
 
 
