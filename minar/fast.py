@@ -187,7 +187,8 @@ def _record(
     knobs = {**knobs, "generator": generator}
     with sdpa_kernel(ATTENTION), _fewer_kernels(model, fused) as table:
         warm = model.prefix(cond, guided)
-        for s in _first_two(prompt_steps, plan.n_steps):  # the second may be the first that reads a token
+        first = min(prompt_steps, max(0, plan.n_steps - 2))
+        for s in range(first, plan.n_steps)[:2]:  # the second may be the first that reads a token
             model.draw(tokens, warm, plan, s, None, cfg, **knobs)
         cache, prefix = KVCache(warm.shape[1] + plan.n) if model.cached else None, None
         for lo in range(prompt_steps, plan.n_steps, SEGMENT):
@@ -200,11 +201,6 @@ def _record(
             graphs.append(graph)
     held = prefix, cache, table
     return Recording(graphs, tokens, cond, plan, generator, _addresses(model), held)
-
-
-def _first_two(start: int, n_steps: int) -> range:
-    start = max(0, min(start, n_steps - 2))
-    return range(start, min(start + 2, n_steps))
 
 
 def _too_big(model: ARModel, batch: int, plan: Plan, guided: bool) -> str:

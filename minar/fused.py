@@ -118,25 +118,22 @@ def attend(qkv: Tensor, rope: Tensor, cache: KVCache, layer: int, n_heads: int) 
     B, T, H, hd = *qkv.shape[:2], n_heads, qkv.shape[2] // n_heads // 3
     keys, values = cache.room(layer, qkv.view(B, T, 3, H, hd)[:, :, 1].transpose(1, 2))
     seen = qkv.new_empty(B, T, H * hd)
-    per_row = rope.stride(0) if rope.dim() == 4 else 0
     slots = min(256 if B * H < MANY else 32, max(16, next_power_of_2(cache.n)))
-    given = qkv, rope, keys, values, seen, per_row, cache.n, cache.max_len, hd**-0.5
-    shape = {"H": H, "HD": hd, "D": max(16, next_power_of_2(hd)), "S": slots} | _early()
+    given, where = (qkv, rope, keys, values), (_per_row(rope), cache.n, cache.max_len, hd**-0.5)
+    shape = {"H": H, "HD": hd, "D": max(16, next_power_of_2(hd))} | _early()
     if T == 1 and cache.n > ALONE and B * H <= IDLE:
-        _attend_in_parts(given, B, shape)
+        _attend_in_parts(given, seen, where, shape, cdiv(cache.n, PART))
     elif T == 1:
-        kernels.attend_one[B, H](*given, **shape, num_warps=max(1, slots // 32))
+        kernels.attend_one[B, H](*given, seen, *where, **shape, S=slots, num_warps=max(1, slots // 32))
     else:
-        kernels.attend_few[B, H](*given, T, **shape, Q=max(16, next_power_of_2(T)))
+        kernels.attend_few[B, H](*given, seen, *where, T, **shape, S=slots, Q=max(16, next_power_of_2(T)))
     return seen
 
 
-def _attend_in_parts(given: tuple, B: int, shape: dict) -> None:
-    qkv, rope, keys, values, seen, per_row, n, max_len, scale = given
-    H, n_parts, shape = shape["H"], cdiv(n, PART), shape | {"S": PART}
-    found = qkv.new_empty(B, H, n_parts, shape["D"] + 2, dtype=torch.float32)
-    kernels.attend_part[B, H, n_parts](qkv, rope, keys, values, found, per_row, n, max_len, scale, **shape)
-    del shape["S"]
+def _attend_in_parts(given: tuple, seen: Tensor, where: tuple, shape: dict, n_parts: int) -> None:
+    B, H = len(seen), shape["H"]
+    found = seen.new_empty(B, H, n_parts, shape["D"] + 2, dtype=torch.float32)
+    kernels.attend_part[B, H, n_parts](*given, found, *where, **shape, S=PART)
     kernels.join[B, H](found, seen, n_parts, **shape, PARTS=next_power_of_2(n_parts))
 
 
@@ -144,13 +141,17 @@ def attend_many(qkv: Tensor, mask: Mask, rope: Tensor, cache: KVCache | None, la
     """Attention.look for many slots: one kernel turns queries and keys, PyTorch attends. (B, T, 3D) -> (B, T, D)."""
     B, T, H, hd = *qkv.shape[:2], n_heads, qkv.shape[2] // n_heads // 3
     turned = qkv.new_empty(B, T, 2, H, hd)
-    per_row = rope.stride(0) if rope.dim() == 4 else 0
     shape = {"H": H, "HD": hd, "HEADS": next_power_of_2(H), "D": next_power_of_2(hd)} | _early()
-    kernels.turn[B, T](qkv, rope, turned, per_row, T, **shape)
+    kernels.turn[B, T](qkv, rope, turned, _per_row(rope), T, **shape)
     (q, k), v = turned.permute(2, 0, 3, 1, 4), qkv.view(B, T, 3, H, hd)[:, :, 2].transpose(1, 2)
     if cache is not None:
         k, v = cache.put(layer, k, v)
     return plain_attention(q, k, v, mask).transpose(1, 2).flatten(2)
+
+
+def _per_row(rope: Tensor) -> int:
+    """From the angles of one row of the batch to those of the next; 0 where all share them."""
+    return rope.stride(0) if rope.dim() == 4 else 0
 
 
 def _product(

@@ -88,7 +88,7 @@ class MultiScaleQuantizer(VectorQuantizer):
         (B, N) long -> (B, tokens of these scales, channels): zeros at scale 0; at scale k the picture after scale
         k - 1, averaged down to k's side. Tokens of scales n_scales - 1 and later are not looked at.
         """
-        later = range(1, len(self.sides) if n_scales is None else n_scales)
+        later = range(len(self.sides))[1:n_scales]
         with in_float32(tokens):
             known = [to_rows(self.resize.down(picture, k)) for k, picture in zip(later, self.pictures(tokens))]
         nothing = self.codebook.new_zeros(len(tokens), self.sizes[0], self.channels)
@@ -97,7 +97,7 @@ class MultiScaleQuantizer(VectorQuantizer):
     def paint(self, tokens: Tensor, k: int) -> Tensor:
         """What scale k adds to the picture: its tokens, (B, side_k^2) -> (B, channels, side, side)."""
         with in_float32(tokens):
-            return self.phi[self.which[k]](self.resize.up(to_map(self.lookup(tokens)).float(), k))
+            return self.phi[self.which[k]](self.resize.up(to_map(self.lookup(tokens)), k))
 
     def walk(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each scale: what is left for it to say, (B, side_k^2, channels), and the tokens it picks for that."""

@@ -13,22 +13,15 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a checkout with nothing installed will do
 
-from minar import (  # noqa: E402
-    VQVAE,
-    CategoricalHead,
-    ClassLabel,
-    Decoder,
-    Encoder,
-    MultiScaleQuantizer,
-    NextScaleAR,
-    Transformer,
-)
+from minar import VQVAE, NextScaleAR  # noqa: E402
 from minar.lab import checkpoint, data, metrics, plots  # noqa: E402
-from minar.lab.recipes import pyramid_sides, tokenise  # noqa: E402
+from minar.lab.profile import device  # noqa: E402
+from minar.lab.recipes import Recipe, pyramid_sides, tokenise  # noqa: E402
 from minar.lab.train import fit  # noqa: E402
 from minar.plan import scales  # noqa: E402
 
-SIDES, WIDTH, LAYERS = pyramid_sides(16, 16), 256, 6
+RECIPE = Recipe(32, (1, 2), 1024, (256, 6, 4), (5000, 12000), "7 minutes on one H200")
+SIDES = pyramid_sides(16, 16)
 
 
 def main() -> None:
@@ -57,22 +50,21 @@ def get_tokenizer(path: Path, images: torch.Tensor, share: float) -> VQVAE:
     """The one that is there; else it is trained."""
     if not path.exists():
         torch.manual_seed(0)
-        tokenizer = VQVAE(Encoder(3, 8, 32, (1, 2)), Decoder(3, 8, 32, (1, 2)), MultiScaleQuantizer(1024, 8, SIDES))
-        fit(tokenizer, (images,), max(1, round(5000 * share)), 128)
+        tokenizer = RECIPE.tokenizer(3, SIDES)
+        fit(tokenizer, (images,), max(1, round(RECIPE.steps[0] * share)), RECIPE.batch)
         save(path, tokenizer)
-    return load(path)
+    return checkpoint.load(path, device())
 
 
 def get_model(path: Path, tokenizer: VQVAE, train: data.Emoji, share: float) -> NextScaleAR:
     """The same for the model."""
     if not path.exists():
         torch.manual_seed(0)
-        trunk, head = Transformer(WIDTH, LAYERS, 4), CategoricalHead(WIDTH, tokenizer.quantizer.vocab)
-        model = NextScaleAR(trunk, ClassLabel(32, WIDTH), head, tokenizer.quantizer)
+        model = RECIPE.next_scale(4 * len(train.names), tokenizer.quantizer)
         tokens, kinds = tokenise(tokenizer, train.images), 4 * train.labels + train.style
-        fit(model, (tokens, kinds), max(1, round(12000 * share)), 64, plan=scales(SIDES))
+        fit(model, (tokens, kinds), max(1, round(RECIPE.steps[1] * share)), 64, plan=scales(SIDES))
         save(path, model)
-    return load(path)
+    return checkpoint.load(path, device())
 
 
 def draw(tokenizer: VQVAE, model: NextScaleAR, names: tuple[str, ...], path: Path) -> None:
@@ -88,10 +80,6 @@ def draw(tokenizer: VQVAE, model: NextScaleAR, names: tuple[str, ...], path: Pat
 def save(path: Path, model: torch.nn.Module) -> None:
     checkpoint.save(path, model.cpu(), torch.float16, eight_bits=True)
     print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
-
-
-def load(path: Path) -> torch.nn.Module:
-    return checkpoint.load(path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 if __name__ == "__main__":
